@@ -1,0 +1,263 @@
+"""Collects sources: demonstrations of built-in experts and generated documents, one training store each.
+
+A store is a pure function of (source, number of episodes, seed): every episode has its own generator, processes only
+compute episodes, and this process writes them in order. Finished stores are kept, so an interrupted collection goes on
+where it stopped, source by source; an unfinished store leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import errno
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from gato.data_pipelines.environments.base import DocumentSource, Environment, Task
+from gato.data_pipelines.environments.registry import get_source
+from gato.data_pipelines.episode import Episode
+from gato.data_pipelines.errors import StoreError
+from gato.data_pipelines.rollout import demonstration
+from gato.data_pipelines.store import Store, StoreWriter
+from gato.tokenizers.errors import GatoError
+
+# Steps that one job computes at most: small jobs balance the processes, and their episodes wait in memory.
+_STEPS_PER_JOB = 2000
+_JOBS_AHEAD = 4  # for each process
+
+
+class CollectError(GatoError):
+    """A collection cannot start or go on; finished stores are kept, nothing is half-written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CollectPlan:
+    """One source to collect.
+
+    Attributes:
+      name: of a task ("metaworld/reach-v3") or of documents, as `registry.get_source` knows it; also the store's folder.
+      episodes: how many; documents may end earlier.
+      seconds: expected CPU seconds; only the progress bar's time estimate uses it.
+    """
+
+    name: str
+    episodes: int
+    seconds: float = 10.0
+
+
+def collect(
+    plans: Sequence[CollectPlan],
+    out_dir: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    processes: int = 2,
+    progress: bool = True,
+) -> dict[str, Path]:
+    """Collects every plan into ``out_dir/NAME``.
+
+    Args:
+      seed: another seed gives other episodes; never those of an evaluation.
+      processes: that simulate, beside this one, which writes; 1 does everything here. The stores do not depend on it.
+      progress: whether to draw a progress bar.
+
+    Returns:
+      Name -> folder of its store, in the order of the plans.
+
+    Raises:
+      CollectError: the disk is full, a process died, or a folder holds another collection.
+      UnknownTaskError, MissingSuiteError, ExpertError: see there.
+    """
+    out = Path(out_dir)
+    folders = {plan.name: out / plan.name for plan in plans}
+    if len(folders) < len(plans):
+        names = [plan.name for plan in plans]
+        raise CollectError(
+            f"source {max(names, key=names.count)!r} is listed twice; give it once, with all its episodes"
+        )
+    for plan in plans:
+        if plan.episodes < 1:
+            raise CollectError(f"source {plan.name!r}: episodes must be at least 1, got {plan.episodes}")
+        get_source(plan.name)
+    waiting = [plan for plan in plans if not _is_finished(folders[plan.name], plan, seed)]
+    if not waiting:
+        return folders
+    with _progress_bar(progress) as bar, _executor(processes) as executor:
+        total = bar.add_task("collecting", total=sum(plan.seconds for plan in waiting))
+        ahead = _JOBS_AHEAD * processes
+        results = _in_order(executor, [job for plan in waiting for job in _jobs(plan, seed)], ahead)
+        for plan in waiting:
+            bar.update(total, description=plan.name)
+            _write_store(plan, seed, folders[plan.name], results, lambda share: bar.advance(total, share))
+    return folders
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """Episodes ``start..stop-1`` of a source."""
+
+    name: str
+    start: int
+    stop: int
+    seed: int
+
+
+def _jobs(plan: CollectPlan, seed: int) -> list[_Job]:
+    source = get_source(plan.name)
+    size = plan.episodes if isinstance(source, DocumentSource) else max(1, _STEPS_PER_JOB // source.max_steps)
+    return [_Job(plan.name, at, min(at + size, plan.episodes), seed) for at in range(0, plan.episodes, size)]
+
+
+def _write_store(plan: CollectPlan, seed: int, folder: Path, results: Iterator[list[Episode]], advance: Any) -> None:
+    source = get_source(plan.name)
+    written = size = 0
+    try:
+        with StoreWriter(folder, plan.name, _spec(source), _metadata(source, plan, seed)) as writer:
+            for job in _jobs(plan, seed):
+                episodes = next(results)
+                size += sum(_bytes(episode) for episode in episodes)
+                written += len(episodes)
+                for episode in episodes:
+                    writer.write(episode)
+                advance(plan.seconds * (job.stop - job.start) / plan.episodes)
+    except StoreError as error:
+        if getattr(error.__cause__, "errno", None) != errno.ENOSPC and "disk is full" not in str(error):
+            raise
+        expected = size * plan.episodes / max(written, 1)
+        raise CollectError(
+            f"{folder}: the disk is full: {_free_bytes(folder) / 1e6:.0f} MB free, {plan.name} needs up to "
+            f"{expected / 1e6:.0f} MB. Free some space or choose another folder, then run the same command again; "
+            "finished sources are kept"
+        ) from error
+
+
+def _in_order(executor: concurrent.futures.Executor | None, jobs: list[_Job], ahead: int) -> Iterator[list[Episode]]:
+    """Results of the jobs in their order; at most ``ahead`` are under way, so that memory stays bounded."""
+    if executor is None:
+        yield from map(_run_job, jobs)
+        return
+    pending: collections.deque[concurrent.futures.Future] = collections.deque()
+    try:
+        for job in jobs:
+            pending.append(executor.submit(_run_job, job))
+            if len(pending) >= ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool as error:
+        raise CollectError(
+            "a collecting process died (is the memory full?); run again with fewer processes, finished sources are kept"
+        ) from error
+
+
+# The environment that this process used last: building one takes longer than most episodes.
+_last_environment: tuple[str, Environment] | None = None
+
+
+def _run_job(job: _Job) -> list[Episode]:
+    global _last_environment
+    source = get_source(job.name)
+    if isinstance(source, DocumentSource):
+        return list(source.episodes(job.stop, job.seed))
+    if _last_environment is None or _last_environment[0] != job.name:
+        if _last_environment is not None:
+            _last_environment[1].close()
+        _last_environment = job.name, source.make()
+    return [demonstration(source, _last_environment[1], index, job.seed) for index in range(job.start, job.stop)]
+
+
+@contextlib.contextmanager
+def _executor(processes: int) -> Iterator[concurrent.futures.Executor | None]:
+    """Fresh processes (no fork: the caller may hold JAX's threads); ``None`` for one process."""
+    if processes <= 1:
+        yield None
+        return
+    context = multiprocessing.get_context("spawn")
+    executor = concurrent.futures.ProcessPoolExecutor(processes, mp_context=context, initializer=_start_process)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _start_process() -> None:
+    """Ctrl-C ends a collecting process silently, and it never outlives its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=follow, daemon=True).start()
+
+
+def _is_finished(folder: Path, plan: CollectPlan, seed: int) -> bool:
+    """Whether this very collection is there already. Raises `CollectError` if the folder holds something else."""
+    if not folder.exists():
+        return False
+    found = Store(folder).metadata
+    wanted = {"requested_episodes": plan.episodes, "seed": seed}
+    different = [
+        f"{key} {found.get(key)} instead of {value}" for key, value in wanted.items() if found.get(key) != value
+    ]
+    if different:
+        raise CollectError(
+            f"{folder}: holds another collection ({', '.join(different)}); delete the folder or choose another one"
+        )
+    return True
+
+
+def _metadata(source: Task | DocumentSource, plan: CollectPlan, seed: int) -> dict[str, Any]:
+    about = {
+        "suite": plan.name.partition("/")[0],
+        "task": plan.name,
+        "agent": "generator" if isinstance(source, DocumentSource) else "expert",
+        "requested_episodes": plan.episodes,
+        "seed": seed,
+    }
+    return about if isinstance(source, DocumentSource) else {**about, "metric": source.metric}
+
+
+def _spec(source: Task | DocumentSource) -> Any:
+    if isinstance(source, DocumentSource):
+        return source.spec
+    environment = source.make()
+    try:
+        return environment.spec
+    finally:
+        environment.close()
+
+
+def _bytes(episode: Episode) -> int:
+    arrays = [*episode.observations.values(), *episode.actions.values()]
+    return sum(values.nbytes if isinstance(values, np.ndarray) else sum(map(len, values)) for values in arrays)
+
+
+def _free_bytes(folder: Path) -> int:
+    existing = next(parent for parent in folder.absolute().parents if parent.exists())
+    return shutil.disk_usage(existing).free
+
+
+def _progress_bar(shown: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        disable=not shown,
+    )

@@ -1,0 +1,106 @@
+"""Atari Breakout (ale-py) with the settings of the v5 environments: frame skip 4, sticky actions 0.25, minimal action set.
+
+One observation holds what a player must see to tell where the ball is going: the greyscale pictures of the last three
+decisions, as the three channels of one image (newest first). Only the field is shown, without walls and score, at 80x64
+pixels: the ball (2x4 pixels of the console) stays one or two pixels wide and two high.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from gato.data_pipelines.environments.base import Action, Observation, Task, UnknownTaskError, import_package
+from gato.data_pipelines.environments.references import reference_scores
+from gato.data_pipelines.experts.breakout import BreakoutExpert
+from gato.tokenizers.spec import EpisodeSpec, LeafSpec
+
+if TYPE_CHECKING:
+    import ale_py
+
+HEIGHT, WIDTH = 80, 64
+ACTIONS = ("NOOP", "FIRE", "RIGHT", "LEFT")  # ALE's minimal action set for Breakout, in its order.
+MAX_STEPS = 2000  # Decisions; five lives of a good player end at about 1,200.
+_FRAME_SKIP, _STICKY = 4, 0.25
+_FIELD = (8, 34, 152, 194)  # Left, top, right, bottom on the console's 160x210 screen.
+
+
+class BreakoutEnvironment:
+    """A whole game (five lives) an episode; the reward is the game's score. A ball is served by FIRE.
+
+    Args:
+      blank: a control: every observation is an empty image. What a policy scores then, it scores without seeing.
+    """
+
+    spec = EpisodeSpec.of(
+        {"image": LeafSpec("image", (HEIGHT, WIDTH, 3))}, LeafSpec("discrete", values=len(ACTIONS))
+    )
+
+    def __init__(self, blank: bool = False) -> None:
+        self._ale_py = import_package("ale_py", "atari")
+        self._ale_py.ALEInterface.setLoggerMode(self._ale_py.LoggerMode.Error)
+        self._console: ale_py.ALEInterface = self._ale_py.ALEInterface()
+        self._console.setInt("frame_skip", _FRAME_SKIP)
+        self._console.setFloat("repeat_action_probability", _STICKY)
+        self._actions = [getattr(self._ale_py.Action, name) for name in ACTIONS]
+        self._blank = blank
+        self._image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+        self._steps = 0
+
+    @property
+    def ram(self) -> np.ndarray:
+        """The console's memory, uint8 [128]: what the scripted expert reads."""
+        return self._console.getRAM()
+
+    def reset(self, seed: int) -> Observation:
+        self._console.setInt("random_seed", seed)
+        self._console.loadROM(self._ale_py.roms.get_rom_path("breakout"))  # The seed counts from here on.
+        self._steps = 0
+        self._image = np.repeat(self._picture()[:, :, None], 3, axis=2)
+        return self._observation()
+
+    def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        reward = self._console.act(self._actions[int(action["action"])])
+        self._steps += 1
+        self._image = np.dstack([self._picture(), self._image[:, :, :2]])
+        over = self._console.game_over()
+        return self._observation(), float(reward), over, self._steps >= MAX_STEPS and not over, {}
+
+    def frame(self) -> np.ndarray:
+        return self._console.getScreenRGB()
+
+    def close(self) -> None:
+        pass
+
+    def _picture(self) -> np.ndarray:
+        """Uint8 [80, 64], each pixel the mean of the area that it covers."""
+        screen = Image.fromarray(self._console.getScreenGrayscale())
+        return np.asarray(screen.resize((WIDTH, HEIGHT), Image.Resampling.BOX, box=_FIELD))
+
+    def _observation(self) -> Observation:
+        return {"image": np.zeros_like(self._image) if self._blank else self._image}
+
+
+def task_names() -> list[str]:
+    import_package("ale_py", "atari")
+    return ["atari/breakout"]
+
+
+def make_task(name: str) -> Task:
+    """The task "atari/breakout"; ``make(blank=True)`` hides the screen."""
+    if name not in task_names():
+        raise UnknownTaskError(f"unknown task {name!r}; there is {', '.join(task_names())}")
+    random_score, expert_score = reference_scores(name)
+    return Task(
+        name=name,
+        make=BreakoutEnvironment,
+        expert=lambda environment, rng: BreakoutExpert(environment),
+        metric="return",
+        max_steps=MAX_STEPS,
+        random_score=random_score,
+        expert_score=expert_score,
+        noise=(0.0, 0.05, 0.1),
+        controls={"blank": {"blank": True}},
+    )

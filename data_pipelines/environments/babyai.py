@@ -1,0 +1,145 @@
+"""BabyAI (minigrid): instructions in a grid world seen through a 7x7 window; 7 discrete actions.
+
+``babyai/LEVEL`` shows one discrete value a cell: ``object + 11 * (colour + 6 * state)`` in minigrid's own indices, 49 tokens
+in place of 147. ``babyai-raw/LEVEL`` shows the 7x7x3 values of the Gato paper. Both add the direction and the mission.
+
+An episode ends at the level's own step limit; success is a positive reward. ``make(mission="wrong")`` is a control: the
+agent reads the mission of another episode, the task itself stays. A policy that scores as well with it does not read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+from typing import Any, Literal
+
+import numpy as np
+
+from gato.data_pipelines.environments.base import Action, Observation, Task, import_package
+from gato.data_pipelines.environments.references import reference_scores
+from gato.data_pipelines.experts.babyai_bot import bot_policy
+from gato.tokenizers.errors import GatoError
+from gato.tokenizers.spec import EpisodeSpec, LeafSpec
+
+STARTER = ("GoToRedBall", "GoToLocal", "OpenDoor", "PickupLoc")
+_OBJECTS, _COLORS, _STATES = 11, 6, 3
+_ACTIONS = 7
+_FRAME = 160  # Pixels a side, about.
+_MISSION_DRAWS = 20
+# Separates the seeds of wrong missions from those of episodes.
+_WRONG_MISSION_SEED = 1 << 30
+
+
+class BabyAIEnvironment:
+    """One level.
+
+    Args:
+      level: e.g. "PickupLoc".
+      raw: whether the grid shows three values a cell.
+      mission: "right", or "wrong" for the control.
+
+    Attributes:
+      simulator: minigrid's environment, which the bot reads.
+      executed: the action of the last step, ``None`` after a reset; the bot plans around what really happened.
+    """
+
+    def __init__(self, level: str, raw: bool = False, mission: Literal["right", "wrong"] = "right") -> None:
+        if mission not in ("right", "wrong"):
+            raise GatoError(f'mission={mission!r}: choose "right" or "wrong"')
+        self._level, self._raw, self._mission = level, raw, mission
+        self.simulator = _make_simulator(level)
+        self._other = _make_simulator(level) if mission == "wrong" else None
+        grid = LeafSpec("discrete", (7, 7, 3), values=_OBJECTS)
+        if not raw:
+            grid = LeafSpec("discrete", (7, 7), values=_OBJECTS * _COLORS * _STATES)
+        observations = {"direction": LeafSpec("discrete", values=4), "grid": grid, "mission": LeafSpec("text")}
+        self.spec = EpisodeSpec.of(observations, LeafSpec("discrete", values=_ACTIONS))
+        self.executed: int | None = None
+        self._shown_mission = ""
+
+    @property
+    def max_steps(self) -> int:
+        """The limit of the current episode."""
+        return int(self.simulator.max_steps)
+
+    def reset(self, seed: int) -> Observation:
+        self.executed = None
+        observation = _reset(self.simulator, seed)
+        self._shown_mission = observation["mission"]
+        if self._other is not None:
+            self._shown_mission = self._draw_other_mission(seed)
+        return self._leaves(observation)
+
+    def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        self.executed = int(action["action"])
+        observation, reward, terminated, truncated, _ = self.simulator.step(self.executed)
+        return self._leaves(observation), float(reward), bool(terminated), bool(truncated), {"success": reward > 0}
+
+    def frame(self) -> np.ndarray:
+        """The whole grid, the agent's view highlighted; minigrid draws it in numpy."""
+        return self.simulator.get_frame(tile_size=max(8, _FRAME // self.simulator.width))
+
+    def close(self) -> None:
+        self.simulator.close()
+
+    def _leaves(self, observation: dict[str, Any]) -> Observation:
+        cells = observation["image"].astype(np.int32)
+        if not self._raw:
+            cells = cells[..., 0] + _OBJECTS * (cells[..., 1] + _COLORS * cells[..., 2])
+        return {"direction": np.int32(observation["direction"]), "grid": cells, "mission": self._shown_mission}
+
+    def _draw_other_mission(self, seed: int) -> str:
+        for draw in range(_MISSION_DRAWS):
+            mission = _reset(self._other, _WRONG_MISSION_SEED + _MISSION_DRAWS * seed + draw)["mission"]
+            if _meaning(mission) != _meaning(self.simulator.mission):
+                return mission
+        raise GatoError(f'level {self._level!r} has one mission only: mission="wrong" cannot be a control there')
+
+
+def task_names() -> list[str]:
+    return [f"{suite}/{level}" for suite in ("babyai", "babyai-raw") for level in _levels()]
+
+
+def make_task(name: str) -> Task:
+    suite, _, level = name.partition("/")
+    random_score, expert_score = reference_scores(f"babyai/{level}")
+    simulator = _make_simulator(level)
+    _reset(simulator, 0)
+    return Task(
+        name=name,
+        make=functools.partial(BabyAIEnvironment, level, raw=suite == "babyai-raw"),
+        expert=bot_policy,
+        metric="success",
+        max_steps=int(simulator.max_steps),
+        random_score=random_score,
+        expert_score=expert_score,
+        noise=(0.0, 0.1, 0.2),
+        controls={} if level == "GoToRedBall" else {"wrong mission": {"mission": "wrong"}},
+    )
+
+
+@functools.cache
+def _levels() -> tuple[str, ...]:
+    import_package("minigrid", "babyai")
+    registry = import_package("gymnasium", "babyai").registry
+    prefix, suffix = "BabyAI-", "-v0"
+    names = sorted(name for name in registry if name.startswith(prefix) and name.endswith(suffix))
+    return tuple(name[len(prefix) : -len(suffix)] for name in names)
+
+
+def _make_simulator(level: str) -> Any:
+    import_package("minigrid", "babyai")
+    gymnasium = import_package("gymnasium", "babyai")
+    return gymnasium.make(f"BabyAI-{level}-v0", disable_env_checker=True).unwrapped
+
+
+def _meaning(mission: str) -> list[str]:
+    """The mission's words without articles: "the red ball" and "a red ball" ask for the same."""
+    return [word for word in mission.split() if word not in ("a", "the")]
+
+
+def _reset(simulator: Any, seed: int) -> dict[str, Any]:
+    with contextlib.redirect_stdout(io.StringIO()):  # minigrid prints every layout that it rejects
+        observation, _ = simulator.reset(seed=seed)
+    return observation

@@ -1,0 +1,120 @@
+"""Pictures of MuJoCo scenes without OpenGL: every geom's silhouette through the model's own camera, painter's algorithm.
+
+Good enough to see what a policy does; needs only numpy and Pillow, so it works on a bare server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+_SPHERE, _CAPSULE, _ELLIPSOID, _CYLINDER, _BOX, _MESH = 2, 3, 4, 5, 6, 7  # mujoco.mjtGeom
+_BACKGROUND = (226, 230, 235)
+_OVERSAMPLE = 2
+_NEAR = 0.01
+
+
+def _directions(count: int) -> np.ndarray:
+    """Nearly even unit vectors [count, 3] (Fibonacci sphere)."""
+    k = np.arange(count) + 0.5
+    polar, azimuth = np.arccos(1 - 2 * k / count), np.pi * (1 + 5**0.5) * k
+    return np.stack([np.sin(polar) * np.cos(azimuth), np.sin(polar) * np.sin(azimuth), np.cos(polar)], -1)
+
+
+class SceneDrawer:
+    """Draws one model; build it once and call `draw` for every frame.
+
+    Args:
+      model: ``mujoco.MjModel`` (dm_control's wrapper works too).
+      camera: name or index of the camera to look through.
+      size: side of the square picture in pixels.
+    """
+
+    def __init__(self, model: Any, camera: str | int = 0, size: int = 160) -> None:
+        self._model, self._size = model, size
+        names = [_name(model, model.name_camadr[i]) for i in range(model.ncam)]
+        self._camera = names.index(camera) if isinstance(camera, str) else camera
+        self._sphere = _directions(48)
+        rim = np.linspace(0, 2 * np.pi, 16, endpoint=False)
+        self._rim = np.stack([np.cos(rim), np.sin(rim)], -1)
+        around = np.linspace(0, 2 * np.pi, 32, endpoint=False)
+        self._outline = np.stack([np.cos(around), np.sin(around)], -1)
+        shown = [geom for geom in range(model.ngeom) if model.geom_group[geom] < 3]
+        self._clouds = {geom: cloud for geom in shown if (cloud := self._cloud(geom)) is not None}
+
+    def draw(self, data: Any, markers: Iterable[tuple[np.ndarray, float, tuple[int, int, int]]] = ()) -> np.ndarray:
+        """The scene in state ``data`` as uint8 [size, size, 3].
+
+        Args:
+          data: ``mujoco.MjData`` or dm_control's wrapper, after a forward step.
+          markers: spheres (position, radius in m, colour) drawn over everything else, e.g. a goal.
+        """
+        side = self._size * _OVERSAMPLE
+        picture = Image.new("RGB", (side, side), _BACKGROUND)
+        canvas = ImageDraw.Draw(picture)
+        shapes = []
+        for geom, cloud in self._clouds.items():
+            points = cloud @ data.geom_xmat[geom].reshape(3, 3).T + data.geom_xpos[geom]
+            shapes.append((points, self._color(geom)))
+        shapes = [(*self._project(data, points, side), color) for points, color in shapes]
+        shapes.sort(key=lambda shape: -shape[1].mean())
+        for center, radius, color in markers:
+            shapes.append((*self._project(data, np.asarray(center) + radius * self._sphere, side), color))
+        for pixels, depth, color in shapes:
+            if color is None or depth.min() < _NEAR:
+                continue
+            edge = tuple(int(channel * 0.6) for channel in color)
+            canvas.polygon([tuple(point) for point in self._silhouette(pixels)], fill=color, outline=edge)
+        return np.asarray(picture.resize((self._size, self._size), Image.Resampling.BOX))
+
+    def _project(self, data: Any, points: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+        """World points [n, 3] -> pixels [n, 2] and depth [n]; a MuJoCo camera looks along its -z axis."""
+        local = (points - data.cam_xpos[self._camera]) @ data.cam_xmat[self._camera].reshape(3, 3)
+        depth = -local[:, 2]
+        scale = 0.5 * side / np.tan(np.deg2rad(self._model.cam_fovy[self._camera]) / 2)
+        safe = np.maximum(depth, _NEAR)[:, None]
+        return np.array([1, -1]) * local[:, :2] * scale / safe + side / 2, depth
+
+    def _silhouette(self, pixels: np.ndarray) -> np.ndarray:
+        """The convex outline: the extreme point in each direction around the circle."""
+        return pixels[np.argmax(pixels @ self._outline.T, axis=0)]
+
+    def _cloud(self, geom: int) -> np.ndarray | None:
+        """Points [n, 3] in the geom's frame that span its shape; ``None`` for planes and height fields."""
+        model = self._model
+        kind, size = int(model.geom_type[geom]), np.asarray(model.geom_size[geom])
+        if kind == _BOX:
+            return size * np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
+        if kind == _SPHERE:
+            return size[0] * self._sphere
+        if kind == _ELLIPSOID:
+            return size * self._sphere
+        if kind == _CAPSULE:
+            cloud = size[0] * self._sphere
+            return np.concatenate([cloud + [0, 0, size[1]], cloud - [0, 0, size[1]]])
+        if kind == _CYLINDER:
+            rim = np.concatenate([size[0] * self._rim, np.zeros((len(self._rim), 1))], axis=1)
+            return np.concatenate([rim + [0, 0, size[1]], rim - [0, 0, size[1]]])
+        if kind == _MESH:
+            mesh = int(model.geom_dataid[geom])
+            first, count = int(model.mesh_vertadr[mesh]), int(model.mesh_vertnum[mesh])
+            vertices = np.asarray(model.mesh_vert[first : first + count])
+            return vertices[np.unique(np.argmax(vertices @ self._sphere.T, axis=0))]
+        return None
+
+    def _color(self, geom: int) -> tuple[int, int, int] | None:
+        """The geom's colour, 0-255; ``None`` where it is (nearly) transparent."""
+        material = int(self._model.geom_matid[geom])
+        rgba = self._model.mat_rgba[material] if material >= 0 else self._model.geom_rgba[geom]
+        if rgba[3] < 0.1:
+            return None
+        red, green, blue = (int(round(255 * min(1.0, float(channel)))) for channel in rgba[:3])
+        return red, green, blue
+
+
+def _name(model: Any, address: int) -> str:
+    """The zero-terminated name at ``address`` of the model's name table."""
+    return bytes(model.names[address:]).split(b"\0", 1)[0].decode()

@@ -1,0 +1,226 @@
+"""Batches in the row order, prefetched by threads; the position is one integer.
+
+Batch n of a run holds rows ``n * batch_size .. (n + 1) * batch_size - 1``, and each host takes its slice of them, so
+the stream depends neither on threads nor on hosts, and resuming is starting at another n.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from gato.data_pipelines.collate import Batch, collate, pad
+from gato.data_pipelines.errors import MixtureError, ResumeError
+from gato.data_pipelines.mixture import SourceConfig, open_sources
+from gato.data_pipelines.rows import Rows
+from gato.data_pipelines.token_cache import Derive, TokenCache, Weigh
+from gato.tokenizers.sequence import SequenceTokenizer
+
+ORDER_VERSION = 1  # of the row order; changes when the same data and settings would give other rows
+PROBED_BATCHES = 16
+ENDLESS = 1 << 40
+
+
+@dataclasses.dataclass(frozen=True)
+class Capacities:
+    """Static sizes of the patch buffer and of the list of targets; a fuller batch gets a power of two times as much."""
+
+    patches: int
+    targets: int
+
+
+class Loader:
+    """An endless iterator of batches (see `collate`) of one mixture.
+
+    Attributes:
+      sources: opened sources, in the order of `configs`: names, specs, splits.
+      rows: the row order of the training split.
+    """
+
+    def __init__(
+        self,
+        configs: Sequence[SourceConfig],
+        tokenizer: SequenceTokenizer,
+        batch_size: int,
+        length: int,
+        seed: int,
+        *,
+        start_batch: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+        threads: int = 2,
+        derive: Derive | None = None,
+        episode_weight: Weigh | None = None,
+        recipe: str = "gato",
+        cache_bytes: int = 512 << 20,
+    ) -> None:
+        """Opens the sources; see `open_sources` for what is refused.
+
+        Args:
+          batch_size: rows of a batch over all hosts. length: tokens in a row.
+          seed: of the row order and of the held-out episodes.
+          start_batch: number of the first batch. process_index, process_count: this host, and how many there are.
+          threads: that prefetch; 0 assembles in the calling thread. The batches are the same.
+          derive, episode_weight, recipe: what the recipe computes from an episode, and its name (for the fingerprint).
+          cache_bytes: memory for tokenized episodes.
+        """
+        if batch_size < 1 or batch_size % process_count:
+            raise MixtureError(f"batch_size={batch_size} must be a positive multiple of the {process_count} hosts")
+        if length < 2:
+            raise MixtureError(f"length={length}: a row needs at least two tokens")
+        self.sources = open_sources(configs, tokenizer, length, seed)
+        self.rows = Rows(self.sources, length, seed)
+        self._tokenizer, self._batch_size, self._length, self._seed = tokenizer, batch_size, length, seed
+        self._process_index, self._process_count, self._threads = process_index, process_count, threads
+        self._recipe = recipe
+        self._cache = TokenCache(self.sources, tokenizer, derive, episode_weight, cache_bytes)
+        self._next_batch = start_batch
+        self._iterator: Iterator[Batch] | None = None
+        self._capacities: Capacities | None = None
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> Loader:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._iterator is None:
+            self.probe()
+            batches = grain.MapDataset.source(_Batches(self))[self._next_batch :]
+            options = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=2 * self._threads)
+            self._iterator = iter(batches.to_iter_dataset(options))
+        batch = next(self._iterator)
+        self._next_batch += 1
+        return batch
+
+    def batch(self, number: int) -> Batch:
+        """This host's part of batch `number` of the training split."""
+        return self._assemble(self.rows, number)
+
+    def validation_batches(self, count: int) -> Iterator[Batch]:
+        """The first `count` batches over the held-out episodes, always the same, with the mixture's shares.
+
+        Raises:
+          MixtureError: no source has held-out episodes.
+        """
+        rows = Rows(self.sources, self._length, self._seed, "held_out")
+        return (self._assemble(rows, number) for number in range(count))
+
+    def probe(self) -> Capacities:
+        """The static sizes of this run's batches, found from its first batches: the same before and after a resume."""
+        with self._lock:
+            if self._capacities is None:
+                sizes = np.array([self._sizes(self.rows, number) for number in range(PROBED_BATCHES)])
+                spread = np.maximum(sizes.max(axis=0), sizes.mean(axis=0) + 5 * sizes.std(axis=0))
+                patches, targets = (64 * max(1, -(-int(size) // 64)) for size in spread)
+                self._capacities = Capacities(patches, targets)
+            return self._capacities
+
+    def state(self) -> dict[str, Any]:
+        """JSON values from which `restore` continues after the last batch that was handed out."""
+        return {"next_batch": self._next_batch, "fingerprint": self.fingerprint()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continues where `state` was taken.
+
+        Raises:
+          ResumeError: the fingerprint differs; the message lists what.
+        """
+        differences = list(_differences(state["fingerprint"], self.fingerprint()))
+        if differences:
+            raise ResumeError(
+                f"the data of this run changed since the checkpoint: {'; '.join(differences[:8])}"
+                f"{' and more' if len(differences) > 8 else ''}. Restore them, or start a new run from the parameters"
+            )
+        self._next_batch = int(state["next_batch"])
+        self._iterator = None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that the batches depend on, as JSON values."""
+        text = self._tokenizer.text
+        fingerprint = {
+            "order_version": ORDER_VERSION,
+            "seed": self._seed,
+            "length": self._length,
+            "batch_size": self._batch_size,
+            "recipe": self._recipe,
+            "tokenizer": {
+                "vocabulary": self._tokenizer.vocabulary.hash,
+                "text": None if text is None else text.hash,
+                "layout": self._tokenizer.layout.to_json(),
+            },
+            "sources": {source.name: source.fingerprint() for source in self.sources},
+        }
+        return json.loads(json.dumps(fingerprint))
+
+    def _assemble(self, rows: Rows, number: int) -> Batch:
+        """This host's part of a batch, padded to static sizes.
+
+        Its indices count from the start of the global batch: hosts' parts, one after the other, are the global batch.
+        """
+        capacities = self.probe()
+        share = self._batch_size // self._process_count
+        first = number * self._batch_size + self._process_index * share
+        table, row_of = rows.segments(first, first + share)
+        batch = collate(self._cache, table, row_of, share, self._length, self._tokenizer.vocabulary.padding)
+        if self._process_count == 1:
+            patches, targets = len(batch["patches"]), len(batch["target_index"])
+        else:
+            patches, targets = self._sizes(rows, number)
+        batch = pad(batch, _bucket(patches, capacities.patches), _bucket(targets, capacities.targets))
+        if self._process_index:
+            index = batch["patch_index"]
+            index[index >= 0] += self._process_index * len(batch["patches"])
+            batch["target_index"] += np.int32(self._process_index * share * self._length)
+        return batch
+
+    def _sizes(self, rows: Rows, number: int) -> tuple[int, int]:
+        """Patches and targets of a batch: exact on one host; on several, the most that the plan allows on any of them.
+
+        All hosts must agree on the size without seeing each other's tokens, so equal patches are not discounted there.
+        """
+        first = number * self._batch_size
+        table, row_of = rows.segments(first, first + self._batch_size)
+        if self._process_count == 1:
+            batch = collate(
+                self._cache, table, row_of, self._batch_size, self._length, self._tokenizer.vocabulary.padding
+            )
+            return len(batch["patches"]), len(batch["target_index"])
+        patches, targets = rows.most(table)
+        host = row_of * self._process_count // self._batch_size
+        return int(np.bincount(host, patches).max()), int(np.bincount(host, targets).max())
+
+
+class _Batches:
+    """Random access to batches by number, as grain wants it."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __getitem__(self, number: Any) -> Batch:
+        return self._loader.batch(int(number))
+
+
+def _bucket(size: int, base: int) -> int:
+    """The smallest base * 2**k that holds `size`: few shapes, so few compilations."""
+    while base < size:
+        base *= 2
+    return base
+
+
+def _differences(saved: Any, current: Any, path: str = "") -> Iterator[str]:
+    """``field.of.field: saved -> current`` for every difference of two JSON values."""
+    if isinstance(saved, dict) and isinstance(current, dict):
+        for key in sorted({*saved, *current}):
+            yield from _differences(saved.get(key), current.get(key), f"{path}.{key}" if path else key)
+    elif saved != current:
+        before, after = (json.dumps(value) for value in (saved, current))
+        yield f"{path}: {before[:80]} -> {after[:80]}"

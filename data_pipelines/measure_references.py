@@ -1,0 +1,94 @@
+"""Measures the random and expert scores that normalise an evaluation: same environments, limits and metric, other seeds.
+
+    python -m gato.data_pipelines.measure_references [TASK ...] [--episodes 50]
+
+Without names: the tasks of the starter mixture. Results are merged into ``environments/reference_scores.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import sys
+
+import numpy as np
+
+from gato.data_pipelines.environments.base import EVALUATION_SEED, Environment, ExpertError, Policy, Task
+from gato.data_pipelines.environments.references import PATH, load_references
+from gato.data_pipelines.environments.registry import get_task
+from gato.data_pipelines.rollout import random_policy, rollout
+from gato.data_pipelines.starter import starter_tasks
+from gato.tokenizers.errors import GatoError
+
+# Beyond the seeds that an evaluation of a hundred thousand episodes would use.
+FIRST_SEED = EVALUATION_SEED + 100_000
+_PACKAGES = ("ale-py", "dm_control", "metaworld", "minigrid", "mujoco", "numpy")
+
+
+def measure(task: Task, episodes: int) -> dict[str, object]:
+    """Mean score of uniformly random actions and of the expert over ``episodes`` episodes without noise."""
+    environment = task.make()
+    scores: dict[str, list[float]] = {"random": [], "expert": []}
+    for index in range(episodes):
+        rng = np.random.default_rng([FIRST_SEED, index])
+        for agent, values in scores.items():
+            observation = environment.reset(FIRST_SEED + index)
+            policy = random_policy(environment.spec, rng) if agent == "random" else task.expert(environment, rng)
+            values.append(_score(task, environment, policy, observation))
+    environment.close()
+    record: dict[str, object] = {agent: round(float(np.mean(values)), 4) for agent, values in scores.items()}
+    record |= {f"{agent}_standard_error": _standard_error(values) for agent, values in scores.items()}
+    return record | {"episodes": episodes, "metric": task.metric, "max_steps": task.max_steps}
+
+
+def _score(task: Task, environment: Environment, policy: Policy, observation: dict) -> float:
+    """One episode's score; an expert that gives up has failed."""
+    success = task.metric == "success"
+    try:
+        episode = rollout(environment, policy, observation, steps_after_success=0 if success else None)
+    except ExpertError:
+        return 0.0
+    return float(episode.metadata.get("success", False)) if success else float(episode.rewards.sum(dtype=np.float64))
+
+
+def _standard_error(values: list[float]) -> float:
+    return round(float(np.std(values, ddof=1) / np.sqrt(len(values))), 4)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument(
+        "tasks", nargs="*", metavar="TASK", help='e.g. "metaworld/reach-v3"; default: the starter mixture'
+    )
+    parser.add_argument("--episodes", type=int, default=50, help="for each of random and expert (default 50)")
+    options = parser.parse_args(arguments)
+    if options.episodes < 2:
+        parser.error(f"--episodes must be at least 2, got {options.episodes}")
+    for name in options.tasks or starter_tasks():
+        record = measure(get_task(name), options.episodes)
+        print(f"{name}: random {record['random']}, expert {record['expert']}", flush=True)
+        _merge(name, record)
+
+
+def _merge(name: str, record: dict[str, object]) -> None:
+    """Writes one task's record; the others stay. Read anew each time, so two measurements can run side by side."""
+    load_references.cache_clear()
+    tasks = {**load_references()["tasks"], name: record}
+    about = {
+        "made_with": "python -m gato.data_pipelines.measure_references",
+        "protocol": "noise-free episodes from evaluation seeds; success at any step within the limit, or the mean return",
+        "versions": {package: importlib.metadata.version(package) for package in _PACKAGES},
+        "tasks": {task: tasks[task] for task in sorted(tasks)},
+    }
+    partial = PATH.with_suffix(".partial")
+    partial.write_text(json.dumps(about, indent=1) + "\n")
+    os.replace(partial, PATH)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except GatoError as error:
+        sys.exit(f"error: {error}")

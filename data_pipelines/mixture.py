@@ -1,0 +1,165 @@
+"""The sources of a run: which stores, with which weight, filter, windows and prompts, checked when they are opened."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from gato.data_pipelines import filters
+from gato.data_pipelines.errors import MixtureError
+from gato.data_pipelines.prompts import PromptPool
+from gato.data_pipelines.store import Store
+from gato.data_pipelines.token_index import TokenIndex
+from gato.data_pipelines.windows import EpochPlan, WindowRules, plan_epoch
+from gato.tokenizers.sequence import SequenceTokenizer
+
+Split = Literal["train", "held_out"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig:
+    """One source of a mixture.
+
+    Attributes:
+      path: folder of the store.
+      weight: share of the tokens, relative to the other sources.
+      window_timesteps: timesteps in a training window at most; None for as many as a row holds. Control sources only.
+      prompt_probability: share of the sequences of a control source that are prompted (Gato section 2.3: a quarter).
+        At most a half is possible where windows fill the row and must make room for a prompt.
+      prompt_timesteps: timesteps of a prompt at most; None for half a row.
+      expert_filter: keep episodes whose return is at least this share of the expert return; None keeps all. Documents
+        have no return and are all kept.
+      held_out_episodes: episodes kept out of training, for validation and for prompts at evaluation.
+    """
+
+    path: str | os.PathLike[str]
+    weight: float = 1.0
+    window_timesteps: int | None = None
+    prompt_probability: float = 0.25
+    prompt_timesteps: int | None = None
+    expert_filter: float | None = 0.8
+    held_out_episodes: int = 0
+
+
+class Source:
+    """An opened source: its store, its token counts, and the episodes of its two splits.
+
+    Attributes:
+      name: of the store. config: as given. share: of the mixture's tokens, in (0, 1].
+      episodes: split -> int64, ascending indices into the store.
+    """
+
+    def __init__(
+        self, config: SourceConfig, share: float, tokenizer: SequenceTokenizer, length: int, seed: int
+    ) -> None:
+        self.config, self.share = config, share
+        self.store = Store(config.path)
+        self.name = self.store.name
+        self.index = TokenIndex(self.store, tokenizer)
+        document = self.store.spec.kind == "document"
+        self._check(document, length)
+        kept = np.arange(len(self.store))
+        if config.expert_filter is not None and not document:
+            kept = kept[filters.keep_expert(self.store.returns, self.store.groups, config.expert_filter)]
+        if not len(kept):
+            best = float(self.store.returns.max())
+            raise MixtureError(
+                f"{self.name}: expert_filter={config.expert_filter} keeps none of {len(self.store)} episodes "
+                f"(best return {best:g}); lower it, or set None where returns are negative"
+            )
+        if config.held_out_episodes >= len(kept):
+            raise MixtureError(
+                f"{self.name}: held_out_episodes={config.held_out_episodes}, but only {len(kept)} episodes are left "
+                "after the filter: nothing would be trained on"
+            )
+        train, held_out = filters.hold_out(kept, config.held_out_episodes, seed, self.name)
+        self.episodes: dict[Split, np.ndarray] = {"train": train, "held_out": held_out}
+        self.rules = WindowRules(
+            length,
+            None if document else config.window_timesteps,
+            0.0 if document else config.prompt_probability,
+            config.prompt_timesteps,
+        )
+        self._pools = {split: PromptPool(chosen, self.store.groups) for split, chosen in self.episodes.items()}
+
+    def plan(self, split: Split, seed: int, epoch: int) -> EpochPlan:
+        """The sequences of one epoch of one split."""
+        return plan_epoch(
+            self.index, self.episodes[split], self._pools[split], self.rules, seed, split, self.name, epoch
+        )
+
+    def longest_window(self, split: Split) -> int:
+        """Tokens of the longest window that a plan can hold."""
+        episodes, rules = self.episodes[split], self.rules
+        widest = self.index.widest[episodes]
+        window = rules.length // widest if rules.window is None else np.minimum(rules.window, rules.length // widest)
+        return int(np.minimum(self.index.totals[episodes], window * widest).max())
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the row order depends on."""
+        config = dataclasses.asdict(self.config)
+        config.pop("path")  # the same data may lie elsewhere
+        return {"data": self.store.fingerprint, **config, "weight": round(self.share, 12)}
+
+    def _check(self, document: bool, length: int) -> None:
+        config, where = self.config, self.name
+        widest = int(self.index.widest.max())
+        if widest > length:
+            episode = int(np.argmax(self.index.widest))
+            what = f"document {episode}" if document else f"a timestep of episode {episode}"
+            raise MixtureError(
+                f"{where}: {what} has {widest} tokens, a row has {length}: use rows of at least {widest} tokens, "
+                "or observe less"
+            )
+        if config.window_timesteps is not None:
+            if document or config.window_timesteps < 1:
+                raise MixtureError(
+                    f"{where}: window_timesteps={config.window_timesteps}: "
+                    + ("documents have no timesteps; leave it None" if document else "must be at least 1")
+                )
+            if config.window_timesteps * widest > length:
+                raise MixtureError(
+                    f"{where}: window_timesteps={config.window_timesteps} of up to {widest} tokens are longer than "
+                    f"a row of {length}: use at most {length // widest}, or None for as many as fit"
+                )
+        if not 0 <= config.prompt_probability <= 1:
+            raise MixtureError(f"{where}: prompt_probability={config.prompt_probability} must be in [0, 1]")
+        if config.prompt_timesteps is not None and config.prompt_timesteps < 1:
+            raise MixtureError(
+                f"{where}: prompt_timesteps={config.prompt_timesteps} must be at least 1; "
+                "prompt_probability=0 turns prompts off"
+            )
+        if config.held_out_episodes < 0:
+            raise MixtureError(f"{where}: held_out_episodes={config.held_out_episodes} must be at least 0")
+
+
+def open_sources(configs: Sequence[SourceConfig], tokenizer: SequenceTokenizer, length: int, seed: int) -> list[Source]:
+    """Opens every source of a mixture; weights are normalised to shares.
+
+    Args:
+      length: tokens in a row. seed: decides which episodes are held out.
+
+    Raises:
+      MixtureError: no source, two of one name, a weight that is not positive and finite, a filter that keeps nothing, a
+        window or a timestep longer than a row.
+      StoreError: a store cannot be read.
+    """
+    if not configs:
+        raise MixtureError("a mixture needs at least one source")
+    for config in configs:
+        if not (config.weight > 0 and math.isfinite(config.weight)):
+            raise MixtureError(
+                f"{config.path}: weight={config.weight} must be positive and finite; leave the source out"
+            )
+    total = math.fsum(config.weight for config in configs)
+    sources = [Source(config, config.weight / total, tokenizer, length, seed) for config in configs]
+    names = [source.name for source in sources]
+    for source in sources:
+        if names.count(source.name) > 1:
+            raise MixtureError(f"{source.config.path}: two sources are called {source.name!r}; names must differ")
+    return sources

@@ -1,0 +1,192 @@
+"""Tokenized episodes, kept in memory: short windows of the same episodes are drawn again and again.
+
+An episode becomes one int32 table with a row per token, so that cutting a window is one slice and a batch is one
+concatenation, plus its distinct patches:
+
+    column 0      id
+    column 1      loss weight, the bits of a float32
+    column 2      local position (int16) and kind (int16)
+    column 3      index into the episode's distinct patches, -1 for none
+    columns 4, 5  the patch's interval, four int16
+    columns 6, 7  a 64-bit hash of the patch's pixels, by which a batch finds equal patches
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from gato.data_pipelines.episode import Episode
+from gato.data_pipelines.errors import StoreError
+from gato.data_pipelines.mixture import Source
+from gato.tokenizers.sequence import SequenceTokenizer, TokenSequence
+
+COLUMNS = 8
+Tokens = tuple[np.ndarray, np.ndarray]  # table int32 [n, COLUMNS], distinct patches uint8 [u, 16, 16, 3]
+Derive = Callable[[Episode], Mapping[str, np.ndarray]]
+Weigh = Callable[[Episode], float]
+
+
+def id_column(table: np.ndarray) -> np.ndarray:
+    return table[:, 0]
+
+
+def weight_column(table: np.ndarray) -> np.ndarray:
+    return table.view(np.float32)[:, 1]
+
+
+def local_position_column(table: np.ndarray) -> np.ndarray:
+    return table.view(np.int16)[:, 4]
+
+
+def kind_column(table: np.ndarray) -> np.ndarray:
+    return table.view(np.int16)[:, 5]
+
+
+def patch_column(table: np.ndarray) -> np.ndarray:
+    return table[:, 3]
+
+
+def interval_columns(table: np.ndarray) -> np.ndarray:
+    return table.view(np.int16)[:, 8:12]
+
+
+def hash_column(table: np.ndarray) -> np.ndarray:
+    return table.view(np.uint64)[:, 3]
+
+
+class TokenCache:
+    """The token tables of ranges of episodes, as long as they fit in memory; thread-safe.
+
+    Sources that fit as a whole, smallest first, are tokenized by episodes and kept, least recently used dropped first;
+    of the others only the timesteps that are asked for are read.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        tokenizer: SequenceTokenizer,
+        derive: Derive | None = None,
+        weigh: Weigh | None = None,
+        capacity: int = 512 << 20,
+    ) -> None:
+        """`derive` and `weigh` are the recipe's: derived tokens, and a factor on the loss weights of an episode."""
+        self._sources, self._tokenizer, self._derive, self._weigh = sources, tokenizer, derive, weigh
+        self._capacity, self._bytes = capacity, 0
+        self._entries: collections.OrderedDict[tuple[int, int], Tokens] = collections.OrderedDict()
+        self._recipe: collections.OrderedDict[tuple[int, int], tuple[Mapping[str, np.ndarray], float]]
+        self._recipe = collections.OrderedDict()
+        self._lock = threading.Lock()
+        self._whole = [source.store.spec.kind == "document" for source in sources]
+        sizes = [int(source.index.totals.sum()) * COLUMNS * 4 for source in sources]
+        used = 0
+        for number in np.argsort(sizes, kind="stable").tolist():
+            used += sizes[number]
+            self._whole[number] |= used <= capacity
+
+    def tokens(self, source: int, episode: int, begin: int, end: int) -> Tokens:
+        """Tokens ``begin..end-1`` of an episode: its table's rows and the patches that they index."""
+        if not self._whole[source]:
+            start, stop, before = self._sources[source].index.unit_range(episode, begin, end)
+            table, patches = self._make(source, episode, start, stop)
+            return table[begin - before : end - before], patches
+        key = (source, episode)
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None:
+                self._entries.move_to_end(key)
+        if entry is None:
+            entry = self._make(source, episode, 0, int(self._sources[source].store.lengths[episode]))
+            with self._lock:
+                if key not in self._entries:
+                    self._entries[key] = entry
+                    self._bytes += entry[0].nbytes + entry[1].nbytes
+                while self._bytes > self._capacity and len(self._entries) > 1:
+                    _, (table, patches) = self._entries.popitem(last=False)
+                    self._bytes -= table.nbytes + patches.nbytes
+        return entry[0][begin:end], entry[1]
+
+    def _make(self, number: int, index: int, start: int, stop: int) -> Tokens:
+        source = self._sources[number]
+        length = int(source.store.lengths[index])
+        episode = source.store.episode(index, start, stop)
+        derived, weight = self._of_recipe(number, index, episode if stop - start == length else None)
+        derived = {name: values[start:stop] for name, values in derived.items()}
+        sequence = self._tokenizer.tokenize(episode.observations, episode.actions, source.store.spec, derived)
+        expected = int(np.diff(source.index.tokens_before(np.array([index, index]), np.array([start, stop])))[0])
+        if source.store.spec.kind == "document":
+            expected = int(source.index.totals[index])
+        if len(sequence) != expected:
+            raise StoreError(
+                f"{source.name}: episode {index} has {len(sequence)} tokens, but {expected} were counted when the "
+                f"source was opened; delete {source.store.path / 'cache'}"
+            )
+        return token_table(sequence, stop - start, weight)
+
+    def _of_recipe(self, number: int, index: int, episode: Episode | None) -> tuple[Mapping[str, np.ndarray], float]:
+        """Derived values and the weight of a whole episode, which is read if it is not given."""
+        if self._derive is None and self._weigh is None:
+            return {}, 1.0
+        key = (number, index)
+        with self._lock:
+            known = self._recipe.get(key)
+        if known is not None:
+            return known
+        source = self._sources[number]
+        episode = source.store.episode(index) if episode is None else episode
+        control = source.store.spec.kind == "control"
+        derived = dict(self._derive(episode)) if self._derive is not None and control else {}
+        weight = 1.0 if self._weigh is None else float(self._weigh(episode))
+        with self._lock:
+            self._recipe[key] = (derived, weight)
+            if len(self._recipe) > 65536:
+                self._recipe.popitem(last=False)
+        return derived, weight
+
+
+def token_table(sequence: TokenSequence, timesteps: int, weight: float) -> Tokens:
+    """The table and the distinct patches of a token sequence, its loss weights multiplied by `weight`."""
+    table = np.zeros((len(sequence), COLUMNS), np.int32)
+    id_column(table)[:] = sequence.ids
+    weight_column(table)[:] = sequence.loss_weight * np.float32(weight)
+    local_position_column(table)[:] = sequence.local_position
+    kind_column(table)[:] = sequence.kinds
+    patch_column(table)[:] = -1
+    if not len(sequence.patches):
+        return table, sequence.patches
+    distinct, index, hashes = distinct_patches(sequence.patches, timesteps)
+    where = np.flatnonzero(sequence.patch_index >= 0)
+    which = sequence.patch_index[where]
+    patch_column(table)[where] = index[which]
+    interval_columns(table)[where] = sequence.patch_intervals[which]
+    hash_column(table)[where] = hashes[index[which]]
+    return table, distinct
+
+
+def distinct_patches(patches: np.ndarray, timesteps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Finds equal patches.
+
+    Args:
+      patches: uint8 [n, 16, 16, 3], as many in every timestep.
+
+    Returns:
+      the distinct patches [u, 16, 16, 3], the index of each patch among them int64 [n], their hashes uint64 [u].
+    """
+    words = np.ascontiguousarray(patches).reshape(timesteps, len(patches) // timesteps, -1).view(np.uint64)
+    changed = np.ones(
+        words.shape[:2], bool
+    )  # most patches equal their predecessor, which is cheaper to see than a hash
+    changed[1:] = (words[1:] != words[:-1]).any(axis=-1)
+    last_change = np.maximum.accumulate(np.where(changed, np.arange(timesteps)[:, None], 0), axis=0)
+    hashed = np.flatnonzero(changed.reshape(-1))
+    flat = words.reshape(len(patches), -1)
+    digests = b"".join(hashlib.blake2b(flat[k], digest_size=8).digest() for k in hashed.tolist())
+    hashes, first, inverse = np.unique(np.frombuffer(digests, np.uint64), return_index=True, return_inverse=True)
+    of_patch = np.zeros(len(patches), np.int64)
+    of_patch[hashed] = inverse
+    source = (last_change * words.shape[1] + np.arange(words.shape[1])).reshape(-1)
+    return patches[hashed[first]], of_patch[source], hashes

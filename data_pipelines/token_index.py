@@ -1,0 +1,143 @@
+"""How many tokens every timestep of a source becomes, without tokenizing it again at every start.
+
+A source is cut into *units*: the timesteps of a control episode, the tokens of a text document, or an image document as
+a whole. Units are never cut (except in the last resort of `rows`), so an image stays with its caption and an
+observation with its action. Sizes follow from the spec plus the text leaves; the latter are counted once and kept
+beside the store, keyed by the text tokenizer's hash.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gato.data_pipelines.errors import MixtureError
+from gato.data_pipelines.store import Store
+from gato.tokenizers.sequence import SequenceTokenizer
+
+
+class TokenIndex:
+    """Token counts of the episodes of one store.
+
+    Attributes:
+      units: int64 [N] units of each episode.
+      widest: int64 [N] tokens of the largest unit of each episode.
+      totals: int64 [N] tokens of each episode.
+      patches_per_unit, idle_per_unit: image patches, and tokens that are never a target, in one unit.
+    """
+
+    def __init__(self, store: Store, tokenizer: SequenceTokenizer) -> None:
+        spec = store.spec
+        leaves = [path for path, leaf in spec.observations.items() if leaf.modality == "text"]
+        leaves_of_actions = [path for path, leaf in spec.actions.items() if leaf.modality == "text"]
+        images = any(leaf.modality == "image" for leaf in spec.observations.values())
+        text_tokens: np.ndarray | None = None
+        if leaves or leaves_of_actions:
+            text_tokens = _text_tokens(store, tokenizer, leaves, leaves_of_actions)
+        fixed = tokenizer.tokens_per_timestep(spec, 0)
+        self._cumulative: np.ndarray | None = None  # tokens before each timestep, where they differ within an episode
+        self._first = np.concatenate([[0], np.cumsum(store.lengths, dtype=np.int64)])
+        self.patches_per_unit = self.idle_per_unit = 0
+        if spec.kind == "document" and not images:
+            assert text_tokens is not None
+            self.units = text_tokens.astype(np.int64) + fixed
+            self.widest = np.ones(len(store), np.int64)
+            self.totals = self.units
+            return
+        self.units = store.lengths.astype(np.int64)
+        if text_tokens is None:
+            self.widest = np.full(len(store), fixed, np.int64)
+            self.totals = self.widest * self.units
+        else:
+            steps = text_tokens.astype(np.int64) + fixed
+            self.widest = np.maximum.reduceat(steps, self._first[:-1])
+            self.totals = np.add.reduceat(steps, self._first[:-1])
+            if (self.widest * self.units != self.totals).any():
+                self._cumulative = np.concatenate([[0], np.cumsum(steps)])
+        self.patches_per_unit, self.idle_per_unit = _constant_tokens(store, tokenizer)
+
+    def tokens_before(self, episodes: np.ndarray, units: np.ndarray) -> np.ndarray:
+        """int64 [n]: tokens of the episode that come before a unit (0..units of the episode, inclusive)."""
+        if self._cumulative is None:
+            return self.widest[episodes] * units
+        first = self._first[episodes]
+        return self._cumulative[first + units] - self._cumulative[first]
+
+    def units_in(self, episodes: np.ndarray, begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How many units tokens ``begin..end-1`` touch, and how many they hold as a whole, int64 [n] each."""
+        if self._cumulative is None:
+            widest = self.widest[episodes]
+            touched = np.where(end > begin, -(-end // widest) - begin // widest, 0)
+            return touched, np.maximum(end // widest - -(-begin // widest), 0)
+        touched = np.zeros(len(episodes), np.int64)
+        for number in np.flatnonzero(end > begin):
+            start, stop, _ = self.unit_range(int(episodes[number]), int(begin[number]), int(end[number]))
+            touched[number] = stop - start
+        return touched, np.maximum(touched - 2, 0)  # at most the outermost two are cut
+
+    def unit_range(self, episode: int, begin: int, end: int) -> tuple[int, int, int]:
+        """The units that hold tokens ``begin..end-1`` of an episode, as (start, stop, tokens before start)."""
+        if self._cumulative is None:
+            width = int(self.widest[episode])
+            return begin // width, -(-end // width), begin // width * width
+        first, stop = self._first[episode : episode + 2]
+        before = self._cumulative[first : stop + 1] - self._cumulative[first]
+        start = int(np.searchsorted(before, begin, side="right")) - 1
+        return start, int(np.searchsorted(before, end, side="left")), int(before[start])
+
+
+def _constant_tokens(store: Store, tokenizer: SequenceTokenizer) -> tuple[int, int]:
+    """Patches, and tokens without loss, of one unit: read off the first timestep of the first episode."""
+    first = store.episode(0, 0, 1)
+    derived = {
+        name: np.zeros((1, *leaf.shape), np.int32 if leaf.modality == "discrete" else np.float32)
+        for name, leaf in tokenizer.layout.derived.items()
+    }
+    derived = derived if store.spec.kind == "control" else {}
+    sequence = tokenizer.tokenize(first.observations, first.actions, store.spec, derived)
+    texts = [leaf.modality == "text" for leaf in (*store.spec.observations.values(), *store.spec.actions.values())]
+    idle = 0 if any(texts) and tokenizer.layout.weights.get("text", 0) == 0 else int((sequence.loss_weight == 0).sum())
+    return len(sequence.patches), idle
+
+
+def _text_tokens(store: Store, tokenizer: SequenceTokenizer, observed: list[str], acted: list[str]) -> np.ndarray:
+    """int32 [timesteps of the store]: tokens of all text leaves together, counted or read from the cache."""
+    if tokenizer.text is None:
+        raise MixtureError(f"{store.name}: has text, but the tokenizer has no SentencePiece model; give it one")
+    file = store.path / "cache" / f"text-tokens-{tokenizer.text.hash}.npy"
+    total = int(store.lengths.sum(dtype=np.int64))
+    with contextlib.suppress(OSError, ValueError):
+        counts = np.load(file)
+        if counts.shape == (total,):
+            return counts
+    known: dict[str, int] = {}
+    counts = np.zeros(total, np.int32)
+    position = 0
+    for number in range(len(store)):
+        episode = store.episode(number)
+        for leaves, values in ((observed, episode.observations), (acted, episode.actions)):
+            for path in leaves:
+                texts: list[Any] = values[path]
+                for step, text in enumerate(texts):
+                    count = known.get(text)
+                    if count is None:
+                        count = len(tokenizer.text.encode(text))
+                        if len(text) < 1024:  # instructions repeat, documents do not
+                            known[text] = count
+                    counts[position + step] += count
+        position += len(episode)
+    _save(file, counts)
+    return counts
+
+
+def _save(file: Path, counts: np.ndarray) -> None:
+    """Keeps the counts for the next start; a read-only or full disk only costs that start the counting."""
+    partial = file.with_name(f"{file.stem}.{os.getpid()}.partial.npy")
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(exist_ok=True)
+        np.save(partial, counts)
+        os.replace(partial, file)

@@ -1,0 +1,308 @@
+"""The report of a run: one self-contained HTML page, no script, no external resource, light and dark.
+
+It reads what the stages left in the run directory; a section whose files are missing is left out:
+
+    config.json               the configuration (any nested JSON object)
+    metrics.jsonl             one JSON object a line: step, loss, loss/<kind>, loss/source/<name>, validation/...
+    timings.json              {"stages": {name: seconds}, "machine": {...}}
+    evaluation/summary.json   scores, see `gato.evaluation.scores`
+    evaluation/gifs/*.gif     films of the agent, named <suite>__<task>.gif
+    evaluation/captions.json  {"samples": [{"image": PNG path or data URI, "question", "expected", "answer"}], ...}
+    evaluation/tokens.json    [sequence as `report_pictures.describe_tokens` gives it]
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from gato.evaluation.report_charts import Score, duration, line_chart, number, score_bars, stage_bar
+from gato.evaluation.report_pictures import data_uri, token_legend, token_picture
+from gato.tokenizers.errors import GatoError
+from gato.tokenizers.layout import KINDS
+
+FILE = "report.html"
+
+
+class ReportError(GatoError):
+    """A run directory that holds nothing to report, or a file in it that cannot be read."""
+
+
+def write_report(run: Path) -> Path:
+    """Writes ``<run>/report.html`` and returns its path. Raises ReportError if `run` holds no run."""
+    if not (run / "config.json").is_file() and not (run / "evaluation" / "summary.json").is_file():
+        raise ReportError(f"{run}: no run here (neither config.json nor evaluation/summary.json); name a run directory")
+    path = run / FILE
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(render(run), encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def render(run: Path) -> str:
+    """The page as a string."""
+    config: Mapping[str, Any] = _json(run / "config.json", {})
+    summary: Mapping[str, Any] = _json(run / "evaluation" / "summary.json", {"tasks": {}})
+    timings: Mapping[str, Any] = _json(run / "timings.json", {})
+    metrics = _metrics(run / "metrics.jsonl")
+    style = files("gato.evaluation").joinpath("report.css").read_text(encoding="utf-8")
+    sections = [
+        _header(run, config, summary, metrics, timings),
+        _scores(summary),
+        _films(run / "evaluation" / "gifs", summary),
+        _captions(run / "evaluation", summary),
+        _curves(metrics),
+        _tokens(_json(run / "evaluation" / "tokens.json", [])),
+        _timings(timings, metrics),
+        _configuration(config),
+    ]
+    title = html.escape(f"Gato: {run.resolve().name}")
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        # An empty icon: otherwise a browser asks for /favicon.ico.
+        f'<link rel="icon" href="data:,"><style>\n{style}</style></head>\n<body><main>\n'
+        + "\n".join(section for section in sections if section)
+        + "\n</main></body></html>\n"
+    )
+
+
+def _header(
+    run: Path,
+    config: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    metrics: list[dict[str, Any]],
+    timings: Mapping[str, Any],
+) -> str:
+    tiles: list[tuple[str, str]] = []
+    if summary.get("overall") is not None:
+        tiles.append((number(summary["overall"]), "mean normalised score (0 random, 100 expert)"))
+    tasks = summary["tasks"]
+    if tasks:
+        defined = [entry["normalised"] for entry in tasks.values() if entry.get("normalised") is not None]
+        half = sum(score >= 50 for score in defined)
+        tiles.append((f"{half} of {len(defined)}", "tasks at half of the expert or above"))
+    if metrics:
+        tiles.append((f"{metrics[-1]['step']:,}", "training steps"))
+        if "batch_size" in config and "length" in config:
+            tokens = metrics[-1]["step"] * config["batch_size"] * config["length"]
+            tiles.append((f"{tokens / 1e6:,.1f} M", "tokens in the rows trained on"))
+    if timings.get("stages"):
+        tiles.append((duration(sum(timings["stages"].values())), "from nothing to this page"))
+    boxes = "".join(f'<div class="tile"><b>{html.escape(v)}</b><span>{html.escape(k)}</span></div>' for v, k in tiles)
+    return (
+        f"<header><h1>{html.escape(run.resolve().name)}</h1>"
+        "<p>One network, trained on text, images and control episodes as one kind of token sequence, then prompted "
+        "with a demonstration and left to act.</p>"
+        f'<div class="tiles">{boxes}</div></header>'
+    )
+
+
+def _scores(summary: Mapping[str, Any]) -> str:
+    suites: dict[str, list[Score]] = {}
+    for name, entry in summary["tasks"].items():
+        suite, _, task = name.partition("/")
+        score = Score(
+            task=task or suite,
+            agent=_number(entry.get("score")),
+            low=_number(entry.get("low")),
+            high=_number(entry.get("high")),
+            random=_number(entry.get("random")),
+            expert=_number(entry.get("expert")),
+            specialist=entry.get("specialist"),
+            controls={control: _number(value) for control, value in (entry.get("controls") or {}).items()},
+        )
+        suites.setdefault(suite, []).append(score)
+    if not suites:
+        return ""
+    controls = sorted({name for scores in suites.values() for score in scores for name in score.controls})
+    marks = [
+        '<svg><rect width="18" height="10" y="1" rx="3" style="fill:var(--agent)"/></svg>agent, with its 95 % interval',
+        '<svg><path d="M9 0l5 6l-5 6l-5 -6z" style="fill:var(--specialist)"/></svg>specialist, a small network a task',
+        "<b>random</b> scores 0, <b>expert</b> (the demonstrator) 100",
+    ]
+    if controls:
+        ring = '<svg><circle cx="9" cy="6" r="4.5" style="fill:none;stroke:var(--soft);stroke-width:1.8"/></svg>'
+        marks.append(
+            f"<li>{ring}the agent without what it needs: {html.escape(', '.join(controls).replace('_', ' '))}</li>"
+        )
+    body = []
+    means = summary.get("suites") or {}
+    for suite, scores in suites.items():
+        mean = f" · mean {number(means[suite])}" if means.get(suite) is not None else ""
+        body.append(f"<h3>{html.escape(suite)}{mean}</h3>{score_bars(scores, axis_names=not body)}")
+    episodes = sorted({int(entry["episodes"]) for entry in summary["tasks"].values() if entry.get("episodes")})
+    count = (
+        f" over {episodes[0]}" if len(episodes) == 1 else f" over {episodes[0]} to {episodes[-1]}" if episodes else ""
+    )
+    return _section(
+        "Scores",
+        f"Each task on its own scale from random to expert{count} episodes on seeds that no demonstration used. The "
+        "figures at the right are the agent's and the expert's own.",
+        f'<ul class="key">{"".join(f"<li>{mark}</li>" for mark in marks)}</ul><div class="card">{"".join(body)}</div>',
+    )
+
+
+def _films(folder: Path, summary: Mapping[str, Any]) -> str:
+    figures = []
+    for path in sorted(folder.glob("*.gif")):
+        name = path.stem.replace("__", "/")
+        entry = summary["tasks"].get(name, {})
+        score = (
+            f"score {number(_number(entry.get('score')))}, expert {number(_number(entry.get('expert')))}"
+            if entry
+            else ""
+        )
+        image = data_uri(path.read_bytes(), "image/gif")
+        figures.append(
+            f'<figure><img src="{image}" alt="the agent acting in {html.escape(name)}">'
+            f"<figcaption>{html.escape(name)}<span>{score}</span></figcaption></figure>"
+        )
+    if not figures:
+        return ""
+    return _section(
+        "The agent at work",
+        "The first evaluation episode of each task, whether it went well or not.",
+        f'<div class="gallery">{"".join(figures)}</div>',
+    )
+
+
+def _captions(folder: Path, summary: Mapping[str, Any]) -> str:
+    captions: Mapping[str, Any] = _json(folder / "captions.json", {})
+    figures = []
+    for sample in captions.get("samples", []):
+        image = sample["image"]
+        if not image.startswith("data:"):
+            image = data_uri((folder / image).read_bytes(), "image/png")
+        right = sample["answer"].strip() == sample["expected"].strip()
+        verdict = "right" if right else "wrong"
+        question = f"<span>{html.escape(sample['question'])}</span>" if sample.get("question") else ""
+        truth = "" if right else f"<span>expected: {html.escape(sample['expected'])}</span>"
+        figures.append(
+            f'<figure><img src="{image}" alt="{html.escape(sample["expected"])}"><figcaption>{question}'
+            f'<b class="{verdict}">{html.escape(sample["answer"])}</b>{truth}</figcaption></figure>'
+        )
+    if not figures:
+        return ""
+    return _section(
+        "What it sees",
+        "Captions and answers for held-out scenes, as the network wrote them; green where every word is right.",
+        f'<div class="gallery captions">{"".join(figures)}</div>',
+    )
+
+
+def _curves(metrics: list[dict[str, Any]]) -> str:
+    def lines(prefix: str, names: Iterable[str]) -> dict[str, list[tuple[float, float]]]:
+        found = {n: [(m["step"], m[prefix + n]) for m in metrics if m.get(prefix + n) is not None] for n in names}
+        return {name: points for name, points in found.items() if points}
+
+    keys = sorted({key for line in metrics for key in line})
+    sources = [key.removeprefix("loss/source/") for key in keys if key.startswith("loss/source/")]
+    suites: dict[str, list[str]] = {}
+    for source in sources:
+        suites.setdefault(source.partition("/")[0], []).append(source)
+    charts = [line_chart("loss by kind of token", lines("loss/", KINDS), lines("validation/", KINDS))]
+    # A suite with many tasks is one chart; the suites with a single source share one.
+    single = [names[0] for names in suites.values() if len(names) == 1]
+    for suite, names in suites.items():
+        if len(names) > 1:
+            short = {name: name.partition("/")[2] for name in names}
+            found = {short[name]: points for name, points in lines("loss/source/", names).items()}
+            held = {short[name]: points for name, points in lines("validation/source/", names).items()}
+            charts.append(line_chart(suite, found, held))
+    if single:
+        charts.append(line_chart("other sources", lines("loss/source/", single), lines("validation/source/", single)))
+    cards = "".join(f'<div class="card">{chart}</div>' for chart in charts if chart)
+    if not cards:
+        return ""
+    return _section(
+        "Learning curves",
+        "Cross-entropy in nats a token, on the tokens that carry loss. Dashed: episodes held out from training.",
+        f'<div class="pair">{cards}</div>',
+    )
+
+
+def _tokens(described: list[dict[str, Any]]) -> str:
+    if not described:
+        return ""
+    present = {token["kind"] for sequence in described for token in sequence["tokens"]}
+    legend = token_legend([kind for kind in KINDS if kind in present])
+    return _section(
+        "What the network reads",
+        "The beginning of one sequence of each kind of source. Numbers are bins or values, words are pieces of text; "
+        "every token is read, the filled ones are also learned.",
+        f'{legend}<div class="card">{"".join(token_picture(sequence) for sequence in described)}</div>',
+    )
+
+
+def _timings(timings: Mapping[str, Any], metrics: list[dict[str, Any]]) -> str:
+    stages = timings.get("stages") or {}
+    if not stages:
+        return ""
+    rows = "".join(f'<tr><td>{html.escape(k)}</td><td class="n">{duration(v)}</td></tr>' for k, v in stages.items())
+    rates = [line["tokens_per_second"] for line in metrics if line.get("tokens_per_second")]
+    if rates:
+        rates.sort()
+        rows += f'<tr><td>training tokens a second, median</td><td class="n">{rates[len(rates) // 2]:,.0f}</td></tr>'
+    for key, value in (timings.get("machine") or {}).items():
+        rows += f'<tr><td>{html.escape(key)}</td><td class="n">{html.escape(str(value))}</td></tr>'
+    table = f"<table>{rows}</table>"
+    return _section(
+        "Time", "Wall-clock time of each stage on this machine.", f'<div class="card">{stage_bar(stages)}{table}</div>'
+    )
+
+
+def _configuration(config: Mapping[str, Any]) -> str:
+    if not config:
+        return ""
+    rows = "".join(
+        f'<tr><td class="c">{html.escape(key)}</td><td class="c">{html.escape(str(value))}</td></tr>'
+        for key, value in _flat(config)
+    )
+    return _section(
+        "Configuration",
+        "What this run was started with; the same configuration and seed give the same rows in the same order.",
+        f"<details><summary>all settings</summary><table>{rows}</table></details>",
+    )
+
+
+def _section(title: str, lead: str, body: str) -> str:
+    return f'<section><h2>{title}</h2><p class="lead">{html.escape(lead)}</p>{body}</section>'
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _json(path: Path, default: Any) -> Any:
+    if not path.is_file():
+        return default
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ReportError(
+            f"{path}: not valid JSON ({error}); remove it and run the stage that writes it again"
+        ) from error
+
+
+def _metrics(path: Path) -> list[dict[str, Any]]:
+    lines: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break  # the last line of a run that was killed
+    return lines

@@ -1,0 +1,161 @@
+"""One block of the transformer: pre-norm attention and pre-norm GEGLU, each with stochastic depth and dropout.
+
+The norm is RMSNorm: Gopher, the same house's transformer whose shapes Gato shares, uses it, and it is one pass over the
+residual stream less than LayerNorm, with the same quality (Zhang & Sennrich 2019). The paper says only "pre-norm".
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from gato.model import attention, relative, rope
+from gato.model.cache import Cache, append
+from gato.model.config import ModelConfig
+from gato.sharding import constrain
+
+
+@flax.struct.dataclass
+class Context:
+    """What all blocks share.
+
+    Attributes:
+      positions_BL: positions of the tokens in their segments, or their slots in the cache.
+      segments_BL: of training rows; None when decoding.
+      valid_B: number of real tokens in each row of a decoded chunk.
+      train: whether to drop paths and features.
+    """
+
+    positions_BL: jax.Array
+    segments_BL: jax.Array | None = None
+    valid_B: jax.Array | None = None
+    train: bool = flax.struct.field(pytree_node=False, default=False)
+
+
+Carry = tuple[jax.Array, Cache | None, jax.Array]
+
+
+class Block(nn.Module):
+    """x, cache, layer number -> the same, one layer on (the form that nn.scan wants)."""
+
+    config: ModelConfig
+    mesh: Mesh | None = None
+
+    @nn.compact
+    def __call__(self, carry: Carry, context: Context, hidden_at: jax.Array | None = None) -> tuple[Carry, None]:
+        """With ``hidden_at`` [N], indices into the B * L tokens, everything behind the attention's mixing is computed for
+        these tokens alone: x leaves as [N, D].
+        """
+        x, cache, layer = carry
+        length = x.shape[1]
+        update, cache = Attention(self.config, self.mesh, name="attention")(
+            _norm("attention_norm", self.config)(x), cache, layer, context, hidden_at
+        )
+        if hidden_at is not None:
+            x = jnp.take(x.reshape(-1, x.shape[-1]), hidden_at, axis=0, mode="clip")
+        row = None if hidden_at is None else hidden_at // length
+        rows = context.positions_BL.shape[0]
+        x = self._add(x, update, rows, row, context.train)
+        update = FeedForward(self.config, self.mesh, name="feed_forward")(_norm("feed_forward_norm", self.config)(x))
+        x = self._add(x, update, rows, row, context.train)
+        return (x, cache, layer + 1), None
+
+    def _add(self, x: jax.Array, update: jax.Array, rows: int, row: jax.Array | None, train: bool) -> jax.Array:
+        """Residual sum. Stochastic depth (Huang et al. 2016) drops the sub-layer of a whole row."""
+        if train and self.config.dropout:
+            update = nn.Dropout(self.config.dropout, deterministic=False)(update)
+        if train and self.config.stochastic_depth:
+            keep = 1 - self.config.stochastic_depth
+            kept = jax.random.bernoulli(self.make_rng("dropout"), keep, (rows,)).astype(x.dtype) / keep
+            kept = kept[:, None, None] if row is None else kept[row][:, None]
+            update = update * kept
+        x = x + update
+        return constrain(x, self.mesh, *(("batch", "length", "features") if x.ndim == 3 else ("batch", "features")))
+
+
+class Attention(nn.Module):
+    """Projections around `attention.attention` and `attention.cached_attention`."""
+
+    config: ModelConfig
+    mesh: Mesh | None
+
+    @nn.compact
+    def __call__(
+        self, x_BLD: jax.Array, cache: Cache | None, layer: jax.Array, context: Context, hidden_at: jax.Array | None
+    ) -> tuple[jax.Array, Cache | None]:
+        config, dtype = self.config, x_BLD.dtype
+        width, heads, size = config.width, config.heads, config.head_dim
+        kernel = self.param(
+            "qkv",
+            _kernel(("embed", "parts", "heads", "head_dim"), inputs=1),
+            (width, 3, heads, size),
+        )
+        qkv = jnp.einsum("bld,dphk->pbhlk", x_BLD, kernel.astype(dtype))
+        q, k, v = (constrain(part, self.mesh, "batch", "heads", "length", "head_dim") for part in qkv)
+        position = None
+        if config.position == "rope":
+            table = rope.rotation(context.positions_BL, size)
+            q, k = rope.rotate(q, table), rope.rotate(k, table)
+        else:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("heads", "head_dim"))
+            u_HK, v_HK = (self.param(name, zeros, (heads, size)).astype(dtype) for name in ("u", "v"))
+            kernel = self.param("relative", _kernel(("embed", "heads", "head_dim"), inputs=1), (width, heads, size))
+            keys_HMK = (
+                project_sinusoids(kernel, x_BLD.shape[1], dtype) if cache is None else cache.relative[layer]  # type: ignore[index]
+            )
+            position = attention.Position(q + v_HK[:, None], keys_HMK)
+            q = q + u_HK[:, None]
+        if cache is None:
+            assert context.segments_BL is not None
+            mixed = attention.attention(q, k, v, context.segments_BL, position, config.attention_block)
+        else:
+            assert context.valid_B is not None
+            layer_k = append(cache.k[layer], k, cache.length, context.valid_B)
+            layer_v = append(cache.v[layer], v, cache.length, context.valid_B)
+            cache = cache.replace(k=cache.k.at[layer].set(layer_k), v=cache.v.at[layer].set(layer_v))
+            mixed = attention.cached_attention(q, layer_k, layer_v, context.positions_BL, position)
+        kernel = self.param("out", _kernel(("heads", "head_dim", "embed"), 2, config.layers), (heads, size, width))
+        if hidden_at is None:
+            return jnp.einsum("bhlk,hkd->bld", mixed, kernel.astype(dtype)), cache
+        length = x_BLD.shape[1]
+        mixed_NHK = mixed[hidden_at // length, :, hidden_at % length]
+        return jnp.einsum("nhk,hkd->nd", mixed_NHK, kernel.astype(dtype)), cache
+
+
+def project_sinusoids(kernel_DHK: jax.Array, length: int, dtype: jnp.dtype) -> jax.Array:
+    """W_r R, the position keys of one layer for the distances 0 .. length-1: [H, length, K]."""
+    table_MD = relative.sinusoids(length, kernel_DHK.shape[0]).astype(dtype)
+    return jnp.einsum("md,dhk->hmk", table_MD, kernel_DHK.astype(dtype))
+
+
+class FeedForward(nn.Module):
+    """GEGLU (Shazeer 2020): D -> hidden, its first half gates its second, hidden / 2 -> D."""
+
+    config: ModelConfig
+    mesh: Mesh | None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width, half = self.config.width, self.config.hidden // 2
+        up = self.param("up", _kernel(("embed", "parts", "hidden"), inputs=1), (width, 2, half))
+        down = self.param("down", _kernel(("hidden", "embed"), 1, self.config.layers), (half, width))
+        both = jnp.einsum("...d,dph->...ph", x, up.astype(x.dtype))
+        return (nn.gelu(both[..., 0, :]) * both[..., 1, :]) @ down.astype(x.dtype)
+
+
+def _norm(name: str, config: ModelConfig) -> nn.RMSNorm:
+    init = nn.with_logical_partitioning(nn.initializers.ones, ("scale",))
+    return nn.RMSNorm(dtype=config.dtype, scale_init=init, name=name)
+
+
+def _kernel(names: tuple[str, ...], inputs: int, layers: int | None = None) -> nn.initializers.Initializer:
+    """Normal with variance 1 / fan-in (the first `inputs` axes); with `layers`, a residual branch's last matrix, divided by
+    their 2 * layers so that the stream's variance does not grow with the depth.
+    """
+    scale = 1.0 if layers is None else 1 / (2 * layers)
+    axes = range(len(names))
+    init = nn.initializers.variance_scaling(scale, "fan_in", "normal", in_axis=axes[:inputs], out_axis=axes[inputs:])
+    return nn.with_logical_partitioning(init, names)

@@ -1,0 +1,133 @@
+"""The shape of a Gato network: one frozen dataclass, checked when it is built, written to and read from JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from gato.tokenizers.errors import GatoError
+
+
+class ModelError(GatoError):
+    """A model configuration contradicts itself, or an input does not fit the model."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchConfig:
+    """The ResNet block that turns a 16 x 16 x 3 patch into a vector (Gato section 2.2; the widths are ours).
+
+    Attributes:
+      width: channels of the stem and of the block.
+      kernel, stride: of the stem convolution. Gato's presets keep the full 16 x 16 grid (3, 1); the small presets cut the
+        patch into 4 x 4 tiles (4, 4), which costs 16 times less.
+      groups: of both GroupNorms.
+    """
+
+    width: int = 128
+    kernel: int = 3
+    stride: int = 1
+    groups: int = 32
+
+    def __post_init__(self) -> None:
+        if self.width % self.groups:
+            raise ModelError(f"patch.width {self.width} must be a multiple of patch.groups {self.groups}")
+        if self.stride not in (1, 2, 4, 8):
+            raise ModelError(f"patch.stride {self.stride} must be 1, 2, 4 or 8: it divides 16 and leaves at least a 2 x 2 grid")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Everything that decides the parameters and the arithmetic of the network.
+
+    Attributes:
+      width: D, the size of the residual stream.
+      layers, heads, head_dim: of the transformer. heads * head_dim need not be the width.
+      hidden: of the feed-forward; its two halves are the gate and the value of the GEGLU, so a block costs 1.5 * D * hidden.
+      vocabulary_size: rows of the embedding table, `Vocabulary.table_size`.
+      continuous_start, continuous_bins: the rows of the continuous bins, which may start smooth (`embedding_init`).
+      position: ``transformer_xl`` (Gato's, see `relative`) or ``rope`` (faster).
+      patch: the patch ResNet.
+      local_positions: rows of the local-position table: the longest observation of one timestep, in tokens.
+      stochastic_depth: probability that a sub-layer of a row is skipped in training (0.1 in pre-training).
+      dropout: of the embedding and of every sub-layer's output in training (0.1 in fine-tuning only).
+      scan_layers: one compiled body for all blocks but the last (compile time) or one for each (a little faster on CPU).
+      remat: recompute every block's activations in the backward pass.
+      dtype: of the matrix multiplications' inputs. Parameters, norms, softmax and logits are always float32.
+      attention_block: queries in one attention block, see `attention`.
+      embedding_init: ``smooth`` gives neighbouring continuous bins similar initial rows; ``normal`` draws all independently.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    head_dim: int
+    hidden: int
+    vocabulary_size: int = 33_152
+    continuous_start: int = 32_000
+    continuous_bins: int = 1_024
+    position: Literal["transformer_xl", "rope"] = "transformer_xl"
+    patch: PatchConfig = PatchConfig()
+    local_positions: int = 512
+    stochastic_depth: float = 0.0
+    dropout: float = 0.0
+    scan_layers: bool = True
+    remat: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    attention_block: int = 128
+    embedding_init: Literal["smooth", "normal"] = "smooth"
+
+    def __post_init__(self) -> None:
+        for name in ("width", "layers", "heads", "head_dim", "hidden", "vocabulary_size", "local_positions", "attention_block"):
+            if getattr(self, name) < 1:
+                raise ModelError(f"model.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("width", "head_dim", "hidden"):
+            if getattr(self, name) % 2:
+                raise ModelError(f"model.{name} must be even, got {getattr(self, name)}")
+        for name in ("stochastic_depth", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ModelError(f"model.{name} is a probability in [0, 1), got {getattr(self, name)}")
+        for name, choices in (
+            ("position", ("transformer_xl", "rope")),
+            ("dtype", ("float32", "bfloat16")),
+            ("embedding_init", ("smooth", "normal")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ModelError(f"model.{name} is one of {', '.join(choices)}; got {getattr(self, name)!r}")
+        if self.continuous_start + self.continuous_bins > self.vocabulary_size:
+            raise ModelError(
+                f"model.vocabulary_size {self.vocabulary_size} ends before the continuous bins do "
+                f"({self.continuous_start} + {self.continuous_bins}); build the config with preset(name, vocabulary=...)"
+            )
+
+    def replace(self, **changes: Any) -> ModelConfig:
+        """A copy with some fields changed. Raises `ModelError` with a suggestion for an unknown field."""
+        _check_names(type(self), changes, "model")
+        return dataclasses.replace(self, **changes)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON data; `from_json` reads it back."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> ModelConfig:
+        """Raises `ModelError` with a suggestion for an unknown field."""
+        _check_names(ModelConfig, data, "model")
+        fields = dict(data)
+        if isinstance(fields.get("patch"), Mapping):
+            _check_names(PatchConfig, fields["patch"], "model.patch")
+            fields["patch"] = PatchConfig(**fields["patch"])
+        missing = [f.name for f in dataclasses.fields(ModelConfig) if f.default is dataclasses.MISSING and f.name not in fields]
+        if missing:
+            raise ModelError(f"model: missing {', '.join(missing)}; a preset has all of them: gato.model.presets.preset(name)")
+        return ModelConfig(**fields)
+
+
+def _check_names(cls: type, names: Mapping[str, Any], where: str) -> None:
+    known = [field.name for field in dataclasses.fields(cls)]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"fields are {', '.join(known)}"
+            raise ModelError(f"{where}: unknown field {name!r}; {hint}")

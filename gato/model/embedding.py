@@ -1,0 +1,113 @@
+"""Tokens -> vectors: one table for all ids (tied with the head), patches, and the learned positions (Gato section 2.2)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gato.model.config import ModelConfig
+from gato.model.patches import PatchEncoder
+from gato.model.smooth import fourier_rows
+from gato.tokenizers.token_sequence import ACTION_POSITION
+
+PATCH_POSITIONS = 128
+
+
+class Embedding(nn.Module):
+    """The sum of what a token is and where it stands inside its timestep.
+
+    All tables are drawn with deviation 1 / sqrt(D) and read times sqrt(D): vectors of order one enter the network, and the
+    tied head starts with logits of order one.
+    """
+
+    config: ModelConfig
+
+    def setup(self) -> None:
+        config = self.config
+        self.table = self.param(
+            "table",
+            nn.with_logical_partitioning(functools.partial(_initial_table, config=config), ("vocabulary", "embed")),
+            (config.vocabulary_size, config.width),
+        )
+        self.local_positions = self._positions("local_positions", config.local_positions)
+        self.action_position = self._positions("action_position", 1)
+        self.patch_rows = self._positions("patch_rows", PATCH_POSITIONS)
+        self.patch_columns = self._positions("patch_columns", PATCH_POSITIONS)
+        self.patches = PatchEncoder(config)
+
+    def _positions(self, name: str, size: int) -> jax.Array:
+        init = nn.initializers.normal(self.config.width**-0.5)
+        return self.param(name, nn.with_logical_partitioning(init, ("positions", "embed")), (size, self.config.width))
+
+    def __call__(self, tokens: Mapping[str, jax.Array], train: bool) -> jax.Array:
+        """ids, local_position [B, L] and, where there are patches, patch_index [B, L] (-1: no patch), patch_intervals
+        [B, L, 4], patches uint8 [P, 16, 16, 3] -> [B, L, D] of the model's dtype.
+        """
+        dtype = jnp.dtype(self.config.dtype)
+        local_BL = tokens["local_position"].astype(jnp.int32)
+        # One gather for the local positions and the action's: row `local_positions` is the action's, the next is zero.
+        places = jnp.concatenate([self.local_positions, self.action_position, jnp.zeros_like(self.action_position)])
+        action = self.config.local_positions
+        place_BL = jnp.where(local_BL >= 0, local_BL, jnp.where(local_BL == ACTION_POSITION, action, action + 1))
+        x_BLD = self._read(self.table, tokens["ids"])
+        if "patches" in tokens and tokens["patches"].shape[0] > 0:
+            index_BL = tokens["patch_index"]
+            row_BL, column_BL = self._patch_position(tokens["patch_intervals"], train)
+            vectors_BLD = jnp.take(self.patches(tokens["patches"]), jnp.maximum(index_BL, 0), axis=0, mode="clip")
+            patch_BLD = vectors_BLD + self._read(self.patch_rows, row_BL) + self._read(self.patch_columns, column_BL)
+            x_BLD = jnp.where((index_BL >= 0)[..., None], patch_BLD, x_BLD)
+        return (x_BLD + self._read(places, place_BL)).astype(dtype)
+
+    def logits(self, hidden: jax.Array, lo: int = 0, hi: int | None = None) -> jax.Array:
+        """[..., D] -> float32 logits [..., hi - lo] of the ids lo .. hi-1 (static)."""
+        dtype = jnp.dtype(self.config.dtype)
+        rows_VD = self.table[lo:hi].astype(dtype)
+        return jnp.einsum("...d,vd->...v", hidden.astype(dtype), rows_VD, preferred_element_type=jnp.float32)
+
+    def _read(self, table: jax.Array, index: jax.Array) -> jax.Array:
+        dtype = jnp.dtype(self.config.dtype)
+        return jnp.take(table, index, axis=0, mode="clip").astype(dtype) * jnp.asarray(self.config.width**0.5, dtype)
+
+    def _patch_position(self, intervals_BL4: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+        """Row and column in 0 .. 127: a uniform integer of the interval in training, its rounded mean in evaluation."""
+        starts_BL2 = intervals_BL4[..., 0::2].astype(jnp.int32)
+        stops_BL2 = intervals_BL4[..., 1::2].astype(jnp.int32)
+        if train:
+            uniform_BL2 = jax.random.uniform(self.make_rng("position"), starts_BL2.shape)
+            drawn_BL2 = starts_BL2 + jnp.floor(uniform_BL2 * (stops_BL2 - starts_BL2)).astype(jnp.int32)
+            # An image of more than 128 patches a side has empty intervals, and its last starts at 128.
+            positions_BL2 = jnp.clip(drawn_BL2, 0, PATCH_POSITIONS - 1)
+        else:
+            positions_BL2 = jnp.asarray(_evaluation_table())[starts_BL2, stops_BL2]
+        return positions_BL2[..., 0], positions_BL2[..., 1]
+
+
+def _initial_table(key: jax.Array, shape: tuple[int, int], config: ModelConfig) -> jax.Array:
+    key_rows, key_bins = jax.random.split(key)
+    deviation = config.width**-0.5
+    table = jax.random.normal(key_rows, shape) * deviation
+    if config.embedding_init == "normal":
+        return table
+    bins = fourier_rows(key_bins, config.continuous_bins, config.width, deviation)
+    return jax.lax.dynamic_update_slice(table, bins, (config.continuous_start, 0))
+
+
+@functools.cache
+def _evaluation_table() -> np.ndarray:
+    """int32 [129, 129]: the evaluation position of the interval [start, stop).
+
+    It is the rounded mean of the *unrounded* ends (golden/patch_positions.json), which a batch does not hold; but the ends
+    are i/n and (i+1)/n of 128 for some number n of patches a side, and the smallest n that fits gives them back.
+    """
+    ends = np.arange(PATCH_POSITIONS + 1)
+    table = (ends[:, None] + ends[None, :]) // 2
+    for side in range(PATCH_POSITIONS, 0, -1):  # the smallest is written last
+        index = np.arange(side)
+        start, stop, mean = (np.floor((index + part) / side * 128 + 0.5).astype(int) for part in (0.0, 1.0, 0.5))
+        table[start, stop] = mean
+    return np.minimum(table, PATCH_POSITIONS - 1).astype(np.int32)

@@ -1,0 +1,38 @@
+"""Transformer-XL relative positions (Dai et al. 2019, section 3.3): the position term (q + v) . W_r R_{i-j}.
+
+Gato's parameter counts imply this attention (11 D^2 a block, of which W_r is one; design notes in docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def sinusoids(length: int, width: int) -> jax.Array:
+    """R for the distances 0 .. length-1, float32 [length, width]: all sines, then all cosines."""
+    frequencies_K = 10_000.0 ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+    angles_MK = jnp.arange(length, dtype=jnp.float32)[:, None] * frequencies_K
+    return jnp.concatenate([jnp.sin(angles_MK), jnp.cos(angles_MK)], axis=-1)
+
+
+def shift_causal(scores_BHQM: jax.Array) -> jax.Array:
+    """Scores by distance -> scores by key, for a block of queries that ends at the last key.
+
+    Args:
+      scores_BHQM: Q queries against M distances in *descending* order (M-1 .. 0); the block's last query is key M-1.
+
+    Returns:
+      [B, H, Q, M]: entry (i, j) is the score of query i for key j. Entries of keys after the query are meaningless.
+    """
+    batch, heads, queries, keys = scores_BHQM.shape
+    # Query i needs its row moved left by Q-1-i. One column of padding and a reshape move row i by i more than row 0.
+    padded = jnp.pad(scores_BHQM, ((0, 0), (0, 0), (0, 0), (1, 0)))
+    return padded.reshape(batch, heads, keys + 1, queries)[:, :, 1:].reshape(batch, heads, queries, keys)
+
+
+def shift_ragged(scores_BHQM: jax.Array, positions_BQ: jax.Array) -> jax.Array:
+    """Scores by ascending distance 0 .. M-1 -> scores by cache slot, for queries at the given slots of their rows."""
+    slots_M = jnp.arange(scores_BHQM.shape[-1])
+    distance_BQM = jnp.maximum(positions_BQ[:, :, None] - slots_M, 0)
+    return jnp.take_along_axis(scores_BHQM, distance_BQM[:, None], axis=-1, mode="clip")

@@ -1,0 +1,141 @@
+"""The network: tokens -> hidden states -> logits, for training rows and for decoding with a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from gato.model.blocks import Block, Carry, Context
+from gato.model.cache import Cache
+from gato.model.config import ModelConfig, ModelError
+from gato.model.embedding import Embedding
+from gato.sharding import constrain
+
+Batch = Mapping[str, jax.Array]
+
+
+class GatoModel(nn.Module):
+    """A decoder-only transformer over token sequences (Gato sections 2.2 and 2.3).
+
+    Variables (`init_params`) are ``{"params": {...}}``; call ``GatoModel(config).apply(variables, batch)``, or with
+    ``method="logits"`` or ``method="extend"``.
+
+    Attributes:
+      config: shapes and arithmetic.
+      mesh: where activations are pinned when there are several devices; None or a mesh of one: nowhere.
+    """
+
+    config: ModelConfig
+    mesh: Mesh | None = None
+
+    def setup(self) -> None:
+        config = self.config
+        block = nn.remat(Block, prevent_cse=not config.scan_layers) if config.remat else Block
+        if config.scan_layers and config.layers > 1:
+            scanned = nn.scan(
+                block,
+                variable_axes={"params": 0},
+                split_rngs={"params": True, "dropout": True},
+                in_axes=nn.broadcast,
+                length=config.layers - 1,
+                metadata_params={nn.PARTITION_NAME: "layers"},
+            )
+            self.blocks = scanned(config, self.mesh)
+        elif config.layers > 1:
+            self.blocks = [block(config, self.mesh) for _ in range(config.layers - 1)]
+        self.last_block = block(config, self.mesh)  # apart, because it may run on the targets alone
+        self.embedding = Embedding(config)
+        norm_init = nn.with_logical_partitioning(nn.initializers.ones, ("scale",))
+        self.norm = nn.RMSNorm(dtype=config.dtype, scale_init=norm_init)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def __call__(self, batch: Batch, train: bool = False, hidden_at: jax.Array | None = None) -> jax.Array:
+        """Hidden states of packed rows, after the last norm.
+
+        Args:
+          batch: ids int32, local_position, segment_ids, positions, patch_index [B, L], patch_intervals [B, L, 4], patches
+            uint8 [P, 16, 16, 3]; other entries are ignored. P may be 0, and the three patch entries may be absent.
+          train: needs ``rngs={"position": key}`` and, with stochastic depth or dropout, ``"dropout"``.
+          hidden_at: int32 [N], indices b * L + l. Only these tokens' states are finished: the last block's output projection
+            and feed-forward, a third of a small model's work, skip all others. Exact, gradients included.
+
+        Returns:
+          [B, L, D], or [N, D] with `hidden_at`.
+        """
+        x_BLD = self.dropout(self.embedding(batch, train), deterministic=not train)
+        x_BLD = constrain(x_BLD, self.mesh, "batch", "length", "features")
+        context = Context(batch["positions"], segments_BL=batch["segment_ids"], train=train)
+        x, _ = self._run(x_BLD, None, context, hidden_at)
+        return self.norm(x)
+
+    def logits(self, hidden: jax.Array, lo: int = 0, hi: int | None = None) -> jax.Array:
+        """[..., D] -> float32 logits [..., hi - lo] of the ids lo .. hi-1; lo and hi are Python integers."""
+        return self.embedding.logits(hidden, lo, hi)
+
+    def extend(self, tokens: Batch, cache: Cache, valid: jax.Array) -> tuple[jax.Array, Cache]:
+        """Appends a chunk of n tokens to every row of a cache.
+
+        Args:
+          tokens: ids, local_position [B, n] and, where there are patches, patch_index, patch_intervals, patches: the same
+            fields as a batch.
+          cache: keys and values so far; token t of row b stands at position ``cache.length[b] + t``.
+          valid: int32 [B], how many of the n tokens of each row are real; the rest changes nothing. The caller keeps
+            ``length + valid <= capacity``: what lies beyond is dropped.
+
+        Returns:
+          hidden [B, n, D] (meaningless where not valid) and the longer cache.
+        """
+        count = tokens["ids"].shape[1]
+        if count > cache.capacity:
+            raise ModelError(f"extend: a chunk of {count} tokens in a cache of capacity {cache.capacity}; use a larger one")
+        positions_BN = cache.length[:, None] + jnp.arange(count)
+        context = Context(positions_BN, valid_B=valid)
+        x, new = self._run(self.embedding(tokens, train=False), cache, context, None)
+        assert new is not None
+        return self.norm(x), new.replace(length=cache.length + valid)
+
+    def _run(
+        self, x_BLD: jax.Array, cache: Cache | None, context: Context, hidden_at: jax.Array | None
+    ) -> tuple[jax.Array, Cache | None]:
+        carry: Carry = (x_BLD, cache, jnp.int32(0))
+        if self.config.layers > 1 and self.config.scan_layers:
+            carry, _ = self.blocks(carry, context)
+        elif self.config.layers > 1:
+            for block in self.blocks:
+                carry, _ = block(carry, context)
+        (x, cache, _), _ = self.last_block(carry, context, hidden_at)
+        return x, cache
+
+
+def init_params(config: ModelConfig, key: jax.Array) -> Any:
+    """The model's variables ``{"params": {...}}``, float32. Jit it with `param_shardings` to create them in place."""
+    return nn.meta.unbox(GatoModel(config).init({"params": key}, _example(), method=_touch))
+
+
+def boxed_params(config: ModelConfig) -> Any:
+    """Shapes of the variables, each in a box with the names of its axes (`gato.sharding`)."""
+    return jax.eval_shape(lambda key: GatoModel(config).init({"params": key}, _example(), method=_touch), jax.random.key(0))
+
+
+def abstract_params(config: ModelConfig) -> Any:
+    """Shapes and dtypes of `init_params`; nothing is allocated."""
+    return jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
+
+
+def _touch(model: GatoModel, batch: Batch) -> jax.Array:
+    return model(batch)
+
+
+def _example() -> dict[str, jax.Array]:
+    """The smallest batch that meets every parameter."""
+    zeros = jnp.zeros((1, 1), jnp.int32)
+    return {
+        **{name: zeros for name in ("ids", "local_position", "segment_ids", "positions", "patch_index")},
+        "patch_intervals": jnp.zeros((1, 1, 4), jnp.int32),
+        "patches": jnp.zeros((1, 16, 16, 3), jnp.uint8),
+    }

@@ -1,0 +1,130 @@
+"""Where arrays live: one mesh (data, fsdp, tensor) and one table from the names of array axes to the mesh's axes.
+
+``data`` and ``fsdp`` both split the batch; ``fsdp`` also splits every large parameter (and its optimizer state) along the
+model's width; ``tensor`` splits heads, feed-forward and vocabulary. On one device the mesh is 1 x 1 x 1 and everything
+below is still used.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from gato.model.config import ModelConfig, ModelError
+
+AXES = ("data", "fsdp", "tensor")
+
+# Axis of a parameter or an activation -> axes of the mesh. Every name that the model uses stands here.
+RULES: dict[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "length": (),
+    "features": (),  # the residual stream of activations
+    "embed": ("fsdp",),  # the same axis, of parameters
+    "vocabulary": ("tensor",),
+    "heads": ("tensor",),
+    "hidden": ("tensor",),
+    "head_dim": (),
+    "parts": (),  # query, key, value; gate, value
+    "positions": (),
+    "scale": (),  # of norms
+    "layers": (),
+    "kernel": (),
+    "channels": (),
+}
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over all devices (or those given); one size may be -1: what the others leave.
+
+    The axes are Auto: in this JAX the default is Explicit, where Linen's partitioning raises.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = [data, fsdp, tensor]
+    asked = f"mesh (data {data}, fsdp {fsdp}, tensor {tensor})"
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise ModelError(f"{asked}: sizes are at least 1, and one of them may be -1")
+    product = 1
+    for size in sizes:
+        product *= size if size != -1 else 1
+    if -1 in sizes and len(devices) % product == 0:
+        sizes[sizes.index(-1)] = len(devices) // product
+    elif -1 in sizes or product != len(devices):
+        raise ModelError(f"{asked} does not fit {len(devices)} device(s): the product of the sizes must be their number")
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+def partition(names: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
+    """The spec of an array whose axes carry these names; an axis that its mesh axes do not divide stays whole."""
+    spec: list[tuple[str, ...] | None] = []
+    for name, size in zip(names, shape, strict=True):
+        axes = RULES[name] if name is not None else ()
+        parts = 1
+        for axis in axes:
+            parts *= mesh.shape[axis]
+        if size % parts:
+            logging.getLogger(__name__).debug("axis %s of %s stays whole: %d parts", name, tuple(shape), parts)
+            axes = ()
+        spec.append(axes or None)
+    return PartitionSpec(*spec)
+
+
+def constrain(x: jax.Array, mesh: Mesh | None, *names: str) -> jax.Array:
+    """Pins an activation to its place, so that the compiler does not spread the width instead of the batch."""
+    if mesh is None or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, partition(names, x.shape, mesh)))
+
+
+def param_shardings(config: ModelConfig, mesh: Mesh) -> Any:
+    """A `NamedSharding` for every parameter, in the structure of `init_params`."""
+    from gato.model.transformer import boxed_params  # the model imports this file
+
+    def place(leaf: Any) -> NamedSharding:
+        names, value = (leaf.names, leaf.value) if isinstance(leaf, nn.LogicallyPartitioned) else ((), leaf)
+        names = tuple(names) + (None,) * (len(value.shape) - len(names))
+        return NamedSharding(mesh, partition(names, value.shape, mesh))
+
+    return jax.tree.map(place, boxed_params(config), is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned))
+
+
+def state_shardings(state: Any, params: Any, mesh: Mesh) -> Any:
+    """Shardings of a training state: what mirrors a parameter lies where that parameter lies, the rest is replicated.
+
+    Args:
+      state: any pytree of arrays or shapes: parameters, optimizer state (its moments carry the parameters' paths), counters.
+      params: `param_shardings`. A leaf mirrors a parameter if its path ends with that parameter's path.
+    """
+    places = {_names(path): sharding for path, sharding in jax.tree_util.tree_leaves_with_path(params)}
+    depth = max(len(path) for path in places)
+
+    def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        names = _names(path)
+        for size in range(min(depth, len(names)), 0, -1):
+            sharding = places.get(names[-size:])
+            if sharding is not None and len(sharding.spec) == len(leaf.shape):
+                return sharding
+        return replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(place, state)
+
+
+def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+
+
+def batch_shardings(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, NamedSharding]:
+    """Every array of a batch split along its first axis (rows, patches, targets) if that divides, else replicated."""
+    return {
+        name: NamedSharding(mesh, partition(("batch",) + (None,) * (len(array.shape) - 1), array.shape, mesh))
+        for name, array in batch.items()
+    }
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())

@@ -1,0 +1,72 @@
+"""Analytic floating-point operations of a step, and the peak of known accelerators.
+
+A multiply-add counts as two. Causal attention is counted once (a query meets on average half of the row), and the head
+only at the targets that it is computed for. XLA's own `cost_analysis` counts a scanned body once and is of no use
+here.
+"""
+
+from __future__ import annotations
+
+from gato.model.config import ModelConfig
+
+# Dense bfloat16 peak of one device in FLOP/s, from the vendors' data sheets; matched against `device_kind`, first hit
+# wins.
+_PEAK = (
+    ("H200", 989e12),
+    ("H100", 989e12),
+    ("A100", 312e12),
+    ("TPU v6", 918e12),
+    ("TPU v5p", 459e12),
+    ("TPU v5", 197e12),  # "TPU v5 lite" and "TPU v5e"
+    ("TPU v4", 275e12),
+    ("TPU v3", 61.5e12),  # a core, which is a device there
+)
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Peak of one device, or ``None`` where it is not known (CPUs: `benchmarks/train.py` measures it)."""
+    return next((flops for name, flops in _PEAK if name.lower() in device_kind.lower()), None)
+
+
+def forward_flops(config: ModelConfig, rows: int, length: int, targets: int, patches: int = 0) -> dict[str, float]:
+    """FLOPs of one forward pass by part.
+
+    Args:
+      rows, length: B and L, padding included.
+      targets: positions that the head is computed for.
+      patches: image patches that the ResNet runs on.
+    """
+    tokens, width, inner = rows * length, config.width, config.heads * config.head_dim
+    pairs = rows * length * (length + 1) / 2  # causal (query, key) pairs
+    relative = config.position == "transformer_xl"
+    # Behind the attention of the last block, only the targets are computed (`hidden_at`).
+    finished = (config.layers - 1) * tokens + targets
+    # Query, key, value; output; Transformer-XL also projects the `length` relative positions once a layer.
+    projections = 2 * width * inner * (3 * config.layers * tokens + finished)
+    if relative:
+        projections += 2 * width * inner * config.layers * length
+    # q·k and weights·v, and the position term (q + v)·W_r R.
+    scores = 2 * (3 if relative else 2) * inner * pairs * config.layers
+    # GEGLU with the hidden size split in halves: D -> hidden, gate · value, hidden / 2 -> D.
+    feed_forward = 2 * (width * config.hidden + config.hidden // 2 * width) * finished
+    return {
+        "projections": float(projections),
+        "scores": float(scores),
+        "feed_forward": float(feed_forward),
+        "head": 2.0 * width * config.vocabulary_size * targets,
+        "patches": float(_patch_flops(config) * patches),
+    }
+
+
+def train_flops(config: ModelConfig, rows: int, length: int, targets: int, patches: int = 0) -> float:
+    """FLOPs of a training step: the backward pass costs twice the forward pass; recomputation does not count."""
+    return 3.0 * sum(forward_flops(config, rows, length, targets, patches).values())
+
+
+def _patch_flops(config: ModelConfig) -> int:
+    """One patch: stem convolution, one block of two 3x3 convolutions, mean pooling to 2x2, a linear layer to D."""
+    patch = config.patch
+    side = 16 // patch.stride
+    stem = side**2 * patch.kernel**2 * 3 * patch.width
+    block = 2 * side**2 * 9 * patch.width**2
+    return 2 * (stem + block + 4 * patch.width * config.width)

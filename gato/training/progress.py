@@ -1,0 +1,56 @@
+"""The live line of a run: a bar on a terminal, one line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+PLAIN_SECONDS = 10.0
+
+
+class LiveLine:
+    """Shows step, loss, tokens/s, share of the time spent waiting for data, and the time that is left."""
+
+    def __init__(self, steps: int, start: int, *, plain_seconds: float = PLAIN_SECONDS) -> None:
+        self._steps, self._start, self._plain_seconds = steps, start, plain_seconds
+        self._began = self._printed = time.monotonic()
+        console = Console(file=sys.stderr)
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
+            self._bar = Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=console)
+            self._task = self._bar.add_task("train", total=steps, completed=start, text="compiling ...")
+
+    def __enter__(self) -> LiveLine:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def say(self, message: str) -> None:
+        """A line that stays."""
+        if self._bar:
+            self._bar.console.print(message, highlight=False, markup=False)
+        else:
+            print(message, file=sys.stderr, flush=True)
+
+    def update(self, step: int, loss: float, tokens_per_second: float, data_wait: float) -> None:
+        """After step `step` (updates made so far); `data_wait` is a share of the time."""
+        text = f"loss {loss:.4f}  {tokens_per_second:,.0f} tokens/s  data wait {data_wait:.0%}"
+        if self._bar:
+            self._bar.update(self._task, completed=step, text=text)
+            return
+        now = time.monotonic()
+        if now - self._printed >= self._plain_seconds or step == self._steps:
+            self._printed = now
+            left = (now - self._began) / max(step - self._start, 1) * (self._steps - step)
+            self.say(f"step {step}/{self._steps}  {text}  ETA {int(left) // 60}:{int(left) % 60:02d}")

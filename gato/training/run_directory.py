@@ -1,0 +1,86 @@
+"""The run directory: config.json, what the run did with every parameter, and the refusal to mix two runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from gato.training.config import ConfigError, TrainConfig
+
+CONFIG_FILE = "config.json"
+PARAMETERS_FILE = "parameters.txt"
+# Fields that change what is written and how fast, never a number of the run: they may differ on resume.
+_FREE = ("log_every", "checkpoint_every", "keep", "validation_every", "validation_batches", "loader_threads", "mesh")
+
+# Nor where the data lies: the loader checks that it is the same data.
+_STORE = re.compile(r"sources\[\d+\]\.path")
+
+
+def prepare(run_dir: Path, config: TrainConfig) -> None:
+    """Creates the directory and its config.json, or checks that it belongs to this configuration.
+
+    Raises:
+      ConfigError: the directory holds a run of another configuration; the message lists every difference.
+    """
+    path = run_dir / CONFIG_FILE
+    new = config.to_json()
+    if path.exists():
+        try:
+            old = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{path}: not JSON ({error}); give another run directory") from error
+        differences = config_differences(old, new)
+        if differences:
+            lines = "\n  ".join(differences)
+            raise ConfigError(
+                f"{run_dir} holds a run with another configuration:\n  {lines}\n"
+                "Give another run directory, or the old configuration to resume it"
+            )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(new, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """``path: old -> new`` for every field that decides the numbers of a run and differs."""
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    differences = []
+    for path in sorted({*before, *after}):
+        if (
+            path.split(".")[0] not in _FREE
+            and not _STORE.fullmatch(path)
+            and before.get(path, "(absent)") != after.get(path, "(absent)")
+        ):
+            differences.append(f"{path}: {before.get(path, '(absent)')} -> {after.get(path, '(absent)')}")
+    return differences
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _leaves(item, f"{path}.{key}".lstrip("."))
+    elif isinstance(value, list) and value:
+        for index, item in enumerate(value):
+            yield from _leaves(item, f"{path}[{index}]")
+    else:
+        yield path, value
+
+
+def write_parameters(run_dir: Path, params: Any, decayed: Any) -> int:
+    """Lists every parameter's path, shape, dtype, sharding and whether it is decayed; returns their number."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    total = sum(leaf.size for _, leaf in leaves)
+    lines = [f"{total:,} parameters in {len(leaves)} arrays"]
+    for (path, leaf), decay in zip(leaves, jax.tree.leaves(decayed), strict=True):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        spec = getattr(leaf.sharding, "spec", leaf.sharding)
+        lines.append(f"{name}  {leaf.shape}  {leaf.dtype}  {spec}  {'decayed' if decay else 'not decayed'}")
+    (run_dir / PARAMETERS_FILE).write_text("\n".join(lines) + "\n")
+    return total

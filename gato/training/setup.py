@@ -1,0 +1,174 @@
+"""Builds what a run consists of from its configuration: data, model, mesh, and the compiled steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from gato import sharding
+from gato.data_pipelines.loader import Loader
+from gato.data_pipelines.mixture import Source
+from gato.model.transformer import GatoModel, init_params
+from gato.recipes.recipe import Recipe, get_recipe
+from gato.tokenizers.sequence import SequenceTokenizer
+from gato.tokenizers.text import TextTokenizer
+from gato.tokenizers.vocabulary import Vocabulary
+from gato.training.checkpoint import CheckpointMeta, SourceMeta
+from gato.training.config import TrainConfig
+from gato.training.loss import LossSums
+from gato.training.optimizer import learning_rate_schedule, make_optimizer
+from gato.training.step import StepMetrics, TrainState, make_train_step, make_validation_step, step_key
+
+CACHE_VARIABLE = "GATO_COMPILATION_CACHE"
+
+
+def enable_compilation_cache() -> None:
+    """Keeps compiled programs between runs, in ``$XDG_CACHE_HOME/gato/xla`` (``~/.cache/gato/xla``).
+
+    ``GATO_COMPILATION_CACHE`` names another directory; set to the empty string, it turns the cache off. A directory
+    that JAX was already told (``JAX_COMPILATION_CACHE_DIR``) stays.
+    """
+    if jax.config.read("jax_compilation_cache_dir") is not None:
+        return
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gato" / "xla"
+    directory = os.environ.get(CACHE_VARIABLE, str(default))
+    if directory:
+        jax.config.update("jax_compilation_cache_dir", directory)
+
+
+def make_tokenizer(config: TrainConfig, recipe: Recipe) -> SequenceTokenizer:
+    """The tokenizer of a run; raises `ConfigError` if the model was built for another vocabulary."""
+    text = TextTokenizer.from_file(config.text_model) if config.text_model else TextTokenizer.default()
+    vocabulary = Vocabulary(text.size, config.extra_tokens)
+    config.check_vocabulary(vocabulary)
+    return SequenceTokenizer(vocabulary, text, recipe.layout, config.model.local_positions)
+
+
+@dataclasses.dataclass
+class Setup:
+    """What a run consists of.
+
+    Attributes:
+      loader: batches of this process.
+      validation_batches: over the held-out episodes, the same at every validation.
+      meta: what the checkpoints say about the run.
+      source_names: in the order of the loss sums.
+      train_step: (state, batch) -> (state, metrics), compiled; the state's buffers are donated.
+      validation_step: (params, batch) -> loss sums, compiled.
+      create_state: the state of step 0, traceable.
+    """
+
+    loader: Loader
+    validation_batches: list[dict[str, np.ndarray]]
+    meta: CheckpointMeta
+    source_names: list[str]
+    mesh: Mesh
+    state_shardings: Any
+    train_step: Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, StepMetrics]]
+    validation_step: Callable[[Any, Mapping[str, jax.Array]], LossSums]
+    create_state: Callable[[], TrainState]
+
+    def initial_state(self) -> TrainState:
+        """Parameters drawn from the seed, on the devices where they belong."""
+        return jax.jit(self.create_state, out_shardings=self.state_shardings)()
+
+    def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """A host batch on the devices. Every process holds its own rows; the global batch is all of them."""
+        shardings = sharding.batch_shardings(batch, self.mesh)
+        if jax.process_count() == 1:
+            return jax.device_put(dict(batch), shardings)
+        make = jax.make_array_from_process_local_data
+        return {name: make(shardings[name], array) for name, array in batch.items()}
+
+
+def build(config: TrainConfig) -> Setup:
+    """Opens the data, builds the model and compiles nothing yet (`jax.jit` compiles at the first call).
+
+    Raises:
+      GatoError: a source, the recipe, the vocabulary or the mesh does not fit.
+    """
+    enable_compilation_cache()
+    recipe = get_recipe(config.recipe)
+    tokenizer = make_tokenizer(config, recipe)
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    loader = Loader(
+        config.sources,
+        tokenizer,
+        batch_size=config.batch_size,
+        length=config.length,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        threads=config.loader_threads,
+        derive=recipe.derive,
+        episode_weight=recipe.episode_weight,
+        recipe=recipe.name,
+    )
+    validation_batches = list(loader.validation_batches(config.validation_batches)) if config.validation_every else []
+    names = [source.name for source in loader.sources]
+    model = GatoModel(config.model, mesh)
+    schedule = learning_rate_schedule(config.optimizer, config.steps)
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    sizes = {"vocabulary_size": tokenizer.vocabulary.size, "sources": len(names)}
+
+    def create_state() -> TrainState:
+        params = init_params(config.model, step_key(config.seed, "parameters", 0))
+        return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params))
+
+    param_shardings = sharding.param_shardings(config.model, mesh)
+    shardings = sharding.state_shardings(jax.eval_shape(create_state), param_shardings, mesh)
+    whole = sharding.replicated(mesh)
+    # Batches come in a few static shapes, and `put` has placed them: their shardings are taken from the arguments.
+    train_step = jax.jit(
+        make_train_step(model, optimizer, schedule, seed=config.seed, **sizes),
+        in_shardings=(shardings, None),
+        out_shardings=(shardings, whole),
+        donate_argnums=0,
+    )
+    validation_step = jax.jit(
+        make_validation_step(model, **sizes), in_shardings=(shardings.params, None), out_shardings=whole
+    )
+    return Setup(
+        loader=loader,
+        validation_batches=validation_batches,
+        meta=_meta(config, recipe, tokenizer, loader.sources),
+        source_names=names,
+        mesh=mesh,
+        state_shardings=shardings,
+        train_step=train_step,
+        validation_step=validation_step,
+        create_state=create_state,
+    )
+
+
+def _meta(
+    config: TrainConfig, recipe: Recipe, tokenizer: SequenceTokenizer, sources: Sequence[Source]
+) -> CheckpointMeta:
+    assert tokenizer.text is not None
+    described = {}
+    for source in sources:
+        metadata = source.store.metadata
+        described[source.name] = SourceMeta(
+            spec=source.store.spec,
+            task=str(metadata.get("task", "")),
+            window_timesteps=source.config.window_timesteps,
+            prompt_timesteps=source.config.prompt_timesteps,
+            statistics=recipe.statistics(source.store.returns[source.episodes["train"]]),
+        )
+    return CheckpointMeta(
+        model=config.model,
+        vocabulary=tokenizer.vocabulary,
+        text_model=tokenizer.text.model_bytes,
+        recipe=recipe.name,
+        layout=recipe.layout,
+        sources=described,
+        length=config.length,
+    )

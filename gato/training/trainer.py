@@ -1,0 +1,279 @@
+"""The training loop: `train(config, run_dir)`.
+
+Step n is dispatched before the metrics of step n - 1 are read, and the loader's threads prepare the next batch
+meanwhile, so the device never waits for the host. A run resumes from its newest checkpoint, the data position
+included, to the bit.
+
+How a run ends:
+  - all steps done: result with ``exit_code`` 0;
+  - SIGINT or SIGTERM: a checkpoint at the next step boundary, then a result with ``exit_code`` 128 + the signal's
+    number (130 and 143), as shells report it. A second signal ends the process at once; the last complete checkpoint
+    stays;
+  - a loss or gradient that is not finite: `DivergedError`, which names the sources; no checkpoint of that state is
+    written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+
+from gato.tokenizers.errors import GatoError
+from gato.training import run_directory
+from gato.training.checkpoint import Checkpoints, check_vocabulary, saved_steps
+from gato.training.config import TrainConfig
+from gato.training.flops import peak_flops, train_flops
+from gato.training.loss import LossSums
+from gato.training.metrics import MetricsWriter, add_sums, loss_metrics
+from gato.training.optimizer import decay_mask
+from gato.training.progress import LiveLine
+from gato.training.setup import Setup, build
+from gato.training.step import StepMetrics, TrainState
+
+
+class DivergedError(GatoError):
+    """The loss or the gradient is not finite."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """How a run ended: updates made, the last losses, and the signal that stopped it, if one did."""
+
+    run_dir: Path
+    step: int
+    metrics: Mapping[str, float | None]
+    interrupted_by: signal.Signals | None = None
+
+    @property
+    def exit_code(self) -> int:
+        return 0 if self.interrupted_by is None else 128 + self.interrupted_by
+
+
+def train(config: TrainConfig, run_dir: Path | str) -> TrainResult:
+    """Trains, or goes on with, the run in `run_dir`.
+
+    Raises:
+      GatoError: every mistake of the user: a directory that holds another configuration, data that changed, a damaged
+        checkpoint, a vocabulary that does not fit; and `DivergedError`.
+    """
+    run_dir = Path(run_dir).absolute()
+    setup = build(config)
+    run_directory.prepare(run_dir, config)
+    checkpoints = Checkpoints(run_dir, config.keep)
+    try:
+        state = setup.initial_state()
+        parameters = run_directory.write_parameters(run_dir, state.params, decay_mask(state.params))
+        start = checkpoints.latest or 0
+        if start:
+            state, data, meta = checkpoints.restore(start, state)
+            check_vocabulary(meta, setup.meta.vocabulary, setup.meta.text_model, run_dir)
+            setup.loader.restore(data)
+        with _Stop() as stop, LiveLine(config.steps, start) as line:
+            where = f"resumed from step {start}" if start else "from scratch"
+            line.say(f"{run_dir}: {parameters:,} parameters, {len(config.sources)} sources, {where}")
+            return _Loop(config, run_dir, setup, checkpoints, line, stop).run(state, start)
+    finally:
+        checkpoints.close()
+
+
+class _Stop:
+    """While entered, the first SIGINT or SIGTERM only sets `signal`; the second one acts as it would without us."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> _Stop:
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        except ValueError:  # not the main thread: the caller handles signals
+            pass
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = signal.Signals(number)
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def __exit__(self, *_: Any) -> None:
+        self._restore()
+
+
+@dataclasses.dataclass
+class _Dispatched:
+    """A step that was handed to the device and whose metrics were not read yet."""
+
+    step: int  # updates made after it
+    metrics: StepMetrics
+    tokens: int
+    flops: float
+
+
+@dataclasses.dataclass
+class _Window:
+    """What is summed up between two lines of metrics."""
+
+    began: float
+    sums: LossSums | None = None
+    gradient_norm: float = 0.0
+    learning_rate: float = 0.0
+    tokens: int = 0
+    flops: float = 0.0
+    waited: float = 0.0
+
+
+class _Loop:
+    def __init__(
+        self, config: TrainConfig, run_dir: Path, setup: Setup, checkpoints: Checkpoints, line: LiveLine, stop: _Stop
+    ) -> None:
+        self._config, self._run_dir, self._setup, self._checkpoints = config, run_dir, setup, checkpoints
+        self._line, self._stop = line, stop
+        self._window = _Window(time.perf_counter())
+        self._shapes: set[tuple[int, ...]] = set()
+        self._last: dict[str, float | None] = {}
+        peak = peak_flops(jax.devices()[0].device_kind)
+        self._peak = peak * jax.device_count() if peak else None
+
+    def run(self, state: TrainState, start: int) -> TrainResult:
+        config = self._config
+        self._writer = MetricsWriter(self._run_dir, start) if jax.process_index() == 0 else None
+        try:
+            if start >= config.steps:
+                self._line.say(f"step {start} of {config.steps}: nothing left to do")
+                return TrainResult(self._run_dir, start, {})
+            return self._steps(state, start)
+        finally:
+            if self._writer:
+                self._writer.close()
+
+    def _steps(self, state: TrainState, start: int) -> TrainResult:
+        config, setup = self._config, self._setup
+        batches = iter(setup.loader)
+        pending: _Dispatched | None = None
+        began = time.perf_counter()
+        for step in range(start + 1, config.steps + 1):
+            batch = self._next(batches)
+            self._announce_shape(batch)
+            state, metrics = setup.train_step(state, setup.put(batch))
+            jax.tree.map(lambda x: x.copy_to_host_async(), metrics)
+            if pending:
+                self._read(pending)
+            pending = _Dispatched(step, metrics, int(np.count_nonzero(batch["segment_ids"])), self._flops(batch))
+            if step == start + 1:
+                self._read(pending)
+                pending = None
+                self._line.say(f"first step after {time.perf_counter() - began:.1f} s (compilation included)")
+                self._window = _Window(time.perf_counter())
+            last = step == config.steps or self._stop.signal is not None
+            validate = config.validation_every and (step % config.validation_every == 0 or step == config.steps)
+            if last or validate or step % config.checkpoint_every == 0:
+                # Only a state whose own step was finite is saved or judged, so the pipeline drains here.
+                if pending:
+                    self._read(pending)
+                    pending = None
+                if validate:
+                    self._validate(step, state.params)
+                if last or step % config.checkpoint_every == 0:
+                    self._checkpoints.save(step, state, setup.loader.state(), setup.meta)
+            if last:
+                break
+        self._checkpoints.wait()
+        if self._stop.signal is not None and step < config.steps:
+            self._line.say(
+                f"{self._stop.signal.name}: saved step {step} in {self._run_dir}; the same command goes on from there"
+            )
+            return TrainResult(self._run_dir, step, self._last, self._stop.signal)
+        return TrainResult(self._run_dir, step, self._last)
+
+    def _next(self, batches: Iterator[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        began = time.perf_counter()
+        batch = next(batches)
+        self._window.waited += time.perf_counter() - began
+        return batch
+
+    def _announce_shape(self, batch: Mapping[str, np.ndarray]) -> None:
+        shape = (len(batch["target_index"]), len(batch["patches"]))
+        if shape not in self._shapes:
+            self._shapes.add(shape)
+            self._line.say(f"compiling the step for {shape[0]} targets and {shape[1]} patches a batch")
+
+    def _flops(self, batch: Mapping[str, np.ndarray]) -> float:
+        rows, length = batch["ids"].shape
+        targets, patches = len(batch["target_index"]), len(batch["patches"])
+        return train_flops(self._config.model, rows, length, targets, patches) * jax.process_count()
+
+    def _read(self, done: _Dispatched) -> None:
+        """Waits for a dispatched step, checks and records it."""
+        metrics: StepMetrics = jax.device_get(done.metrics)
+        self._check_finite(done.step, metrics)
+        window, config = self._window, self._config
+        window.sums = add_sums(window.sums, metrics.sums)
+        window.gradient_norm = max(window.gradient_norm, float(metrics.gradient_norm))
+        window.learning_rate = float(metrics.learning_rate)
+        window.tokens += done.tokens * jax.process_count()
+        window.flops += done.flops
+        seconds = time.perf_counter() - window.began
+        self._line.update(done.step, float(metrics.sums.mean()), window.tokens / seconds, window.waited / seconds)
+        if done.step % config.log_every == 0 or done.step == config.steps:
+            self._last = {
+                **loss_metrics(window.sums, self._setup.source_names),
+                "gradient_norm": window.gradient_norm,
+                "learning_rate": window.learning_rate,
+                "tokens_per_second": window.tokens / seconds,
+                "mfu": window.flops / seconds / self._peak if self._peak else None,
+                "data_wait": window.waited / seconds,
+            }
+            self._write(done.step, self._last)
+            self._window = _Window(time.perf_counter())
+
+    def _write(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        if self._writer:
+            self._writer.write(step, metrics)
+
+    def _check_finite(self, step: int, metrics: StepMetrics) -> None:
+        if np.isfinite(metrics.sums.loss) and np.isfinite(metrics.gradient_norm):
+            return
+        names = self._setup.source_names
+        bad = [name for name, loss in zip(names, metrics.sums.source_loss, strict=True) if not np.isfinite(loss)]
+        seen = [name for name, weight in zip(names, metrics.sums.source_weight, strict=True) if weight > 0]
+        if not bad:
+            cause = (
+                f"the gradient is {metrics.gradient_norm} while the loss is finite; the batch held {', '.join(seen)}"
+            )
+        elif len(bad) == len(seen) > 1:
+            cause = f"in every source of the batch ({', '.join(bad)}), so the parameters themselves diverged"
+        else:
+            cause = f"in rows of the source {', '.join(bad)}"
+        self._checkpoints.wait()
+        good = saved_steps(self._run_dir)
+        resume = f"the checkpoint of step {good[-1]} is good" if good else "no checkpoint was written yet"
+        raise DivergedError(
+            f"step {step}: the loss is {float(metrics.sums.loss)}: {cause}. Nothing of this state was saved; {resume}. "
+            "Check that source, or lower optimizer.learning_rate or optimizer.clip_norm in a new run directory"
+        )
+
+    def _validate(self, step: int, params: Any) -> None:
+        total: LossSums | None = None
+        for batch in self._setup.validation_batches:
+            total = add_sums(total, jax.device_get(self._setup.validation_step(params, self._setup.put(batch))))
+        if total is None:
+            return
+        metrics = loss_metrics(total, self._setup.source_names, prefix="validation")
+        self._line.say(f"step {step}: validation loss {metrics['validation']:.4f}")
+        self._last = {**self._last, **metrics}
+        self._write(step, metrics)
+        # The pause is no part of the speed of training.
+        self._window = dataclasses.replace(self._window, began=time.perf_counter(), tokens=0, flops=0.0, waited=0.0)

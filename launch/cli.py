@@ -1,0 +1,159 @@
+"""The command line: ``gato {quickstart,collect,train,evaluate,report}``.
+
+Exit status: 0 on success; 2 on a mistake of the user, with one line on stderr (``GATO_DEBUG=1`` shows the traceback);
+130 after Ctrl-C, when the same command goes on where it stopped. Anything else is a bug of ours and keeps its
+traceback.
+
+Each command's module is imported when it runs, so that ``gato --help`` does not wait for JAX.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import errno
+import importlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from gato.tokenizers.errors import GatoError
+
+SUCCESS, USER_MISTAKE, INTERRUPTED = 0, 2, 130
+# What the machine refuses and the user can mend; other operating system errors are bugs.
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+class UsageError(GatoError):
+    """The command line itself is wrong."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if choice:
+            known = [name.strip("' ") for name in choice[2].split(",")]
+            near = difflib.get_close_matches(choice[1], known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            message = f"no command {choice[1]!r}; {hint}"
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands with their options and examples."""
+    parser = _Parser(
+        prog="gato",
+        description="Generalist agents in JAX: demonstrations -> tokens -> one network -> prompted agent.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, summary: str, examples: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=f"examples:\n{examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    quickstart = command(
+        "quickstart",
+        "the whole way, small: collect, train, evaluate, report; run again to go on after an interruption",
+        "  gato quickstart\n  gato quickstart --budget=2h --out runs/2h\n  gato quickstart --seed 1 --out runs/seed1",
+    )
+    quickstart.add_argument(
+        "--budget", type=_seconds, default="20m", metavar="TIME", help="in all: 20m (default), 2h, 900s"
+    )
+    quickstart.add_argument("--seed", type=_natural, default=0, help="of data, parameters and evaluation (default 0)")
+    quickstart.add_argument(
+        "--out", type=Path, default=Path("runs/quickstart"), metavar="RUN", help="the run directory"
+    )
+
+    collect = command(
+        "collect",
+        "run the experts and write their demonstrations, one store a task; finished stores are kept",
+        "  gato collect --out data\n  gato collect metaworld/reach babyai/OpenDoor --episodes 50 --out data",
+    )
+    collect.add_argument("tasks", nargs="*", metavar="TASK", help="suite/task; none: the starter mixture")
+    collect.add_argument("--episodes", type=_natural, default=100, metavar="N", help="of each TASK (default 100)")
+    collect.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the stores go")
+    collect.add_argument("--seed", type=_natural, default=0, help="(default 0)")
+    collect.add_argument(
+        "--processes", type=_natural, default=os.cpu_count() or 1, metavar="N", help="(default: the cores)"
+    )
+
+    train = command(
+        "train",
+        "train the experiment of a config file; a run directory that holds its checkpoints is continued",
+        "  gato train --config=gato_79m:data --out runs/79m\n"
+        "  gato train --config=experiment.py --config.optimizer.learning_rate=3e-4 --out runs/a",
+    )
+    train.add_argument("--config", required=True, metavar="FILE[:ARG]", help="experiment file, or a shipped one's name")
+    train.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run directory")
+    train.add_argument("--config.KEY=VALUE", dest="_", action="store_true", help="change one value of the experiment")
+
+    evaluate = command(
+        "evaluate",
+        "let the trained network act in the simulators of its tasks and score it",
+        "  gato evaluate runs/quickstart\n  gato evaluate runs/79m --tasks metaworld/reach --episodes 50",
+    )
+    evaluate.add_argument("run", type=Path, metavar="RUN", help="run directory, or one of its checkpoints")
+    evaluate.add_argument("--tasks", nargs="+", metavar="TASK", help="(default: all that it was trained on)")
+    evaluate.add_argument("--episodes", type=_natural, default=20, metavar="N", help="of each task (default 20)")
+    evaluate.add_argument("--seed", type=_natural, default=0, help="of the evaluation's episodes (default 0)")
+
+    report = command(
+        "report",
+        "write RUN/report.html from what the run left in its directory",
+        "  gato report runs/quickstart",
+    )
+    report.add_argument("run", type=Path, metavar="RUN", help="run directory")
+    return parser
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write 20m, 2h or 900s")
+    return float(match[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600}[match[2]]
+
+
+def _natural(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number >= 0")
+    return int(text)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments; ``--config.a.b=v`` are gathered in `overrides` (of ``gato train`` only). Raises UsageError."""
+    overrides = [word.removeprefix("--config.") for word in argv if word.startswith("--config.")]
+    arguments = build_parser().parse_args([word for word in argv if not word.startswith("--config.")])
+    if overrides and arguments.command != "train":
+        raise UsageError(f"--config.{overrides[0]}: only gato train takes overrides")
+    arguments.overrides = overrides
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    try:
+        arguments = parse(sys.argv[1:] if argv is None else argv)
+        status = importlib.import_module(f"gato.launch.{arguments.command}").run(arguments)
+        return SUCCESS if status is None else status
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return INTERRUPTED
+    except (GatoError, OSError) as error:
+        if os.environ.get("GATO_DEBUG") == "1":
+            raise
+        if isinstance(error, OSError) and error.errno not in _REFUSALS:
+            raise
+        print(f"gato: {' '.join(str(error).split())}", file=sys.stderr)
+        return USER_MISTAKE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

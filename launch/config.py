@@ -1,0 +1,160 @@
+"""Experiment files: read, changed from the command line, turned into frozen dataclasses.
+
+An experiment is a Python file with ``get_config()`` (or ``get_config(argument)``) that returns an
+`ml_collections.ConfigDict`. ``--config=FILE`` or ``--config=FILE:argument`` names it; ``--config=gato_79m`` is the file
+of that name in `gato/launch/configs/`. ``--config.optimizer.learning_rate=3e-4`` changes one value and keeps its type.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import importlib.util
+import inspect
+from collections.abc import Iterable
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ml_collections import ConfigDict
+
+from gato.tokenizers.errors import GatoError
+
+if TYPE_CHECKING:
+    from gato.training.config import TrainConfig
+
+
+class ConfigError(GatoError):
+    """An experiment file, a key in it or a value for it is wrong."""
+
+
+def shipped_configs() -> list[str]:
+    """Names of the experiment files in `gato/launch/configs/`."""
+    folder = files("gato.launch").joinpath("configs")
+    return sorted(p.name[:-3] for p in folder.iterdir() if p.name.endswith(".py") and p.name != "__init__.py")
+
+
+def load_config(reference: str, overrides: Iterable[str] = ()) -> ConfigDict:
+    """The configuration of ``FILE[:argument]`` or of a shipped name, with ``a.b=value`` overrides applied, locked.
+
+    Raises:
+      ConfigError: no such file, no `get_config` in it, an unknown key (with a suggestion) or a value of another type.
+    """
+    name, _, argument = reference.partition(":")
+    path = Path(name)
+    if not path.suffix and not path.exists():
+        if name not in shipped_configs():
+            raise ConfigError(f"--config={reference}: no such experiment{_suggest(name, shipped_configs())}")
+        path = Path(str(files("gato.launch").joinpath("configs", f"{name}.py")))
+    if not path.is_file():
+        raise ConfigError(f"--config={reference}: no file {path}; shipped experiments: {', '.join(shipped_configs())}")
+    config = _get_config(path, argument)
+    for override in overrides:
+        apply_override(config, override)
+    return config.lock()
+
+
+def _get_config(path: Path, argument: str) -> ConfigDict:
+    spec = importlib.util.spec_from_file_location(f"gato_experiment_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path}: an experiment is a Python file (.py)")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    get_config = getattr(module, "get_config", None)
+    if not callable(get_config):
+        raise ConfigError(f"{path}: defines no get_config() that returns an ml_collections.ConfigDict")
+    takes_argument = bool(inspect.signature(get_config).parameters)
+    if argument and not takes_argument:
+        raise ConfigError(f"{path}: its get_config() takes no argument, got {argument!r}")
+    config = get_config(argument) if argument else get_config()
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"{path}: get_config() returned {type(config).__name__}, not an ml_collections.ConfigDict")
+    return config
+
+
+def apply_override(config: ConfigDict, override: str) -> None:
+    """Applies ``a.b=value`` in place. The value is read as the type that stands there; None takes any literal."""
+    path, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(f"--config.{override}: give a value, e.g. --config.{override}=...")
+    node: Any = config
+    *parents, last = path.split(".")
+    for depth, key in enumerate([*parents, last]):
+        where = ".".join(path.split(".")[: depth + 1])
+        if not isinstance(node, ConfigDict):
+            raise ConfigError(f"--config.{path}: {'.'.join(path.split('.')[:depth])} is a value and has no keys")
+        if key not in node:
+            raise ConfigError(f"--config.{path}: no key {where!r}{_suggest(key, node.keys())}")
+        if depth < len(parents):
+            node = node[key]
+    if isinstance(node[last], ConfigDict):
+        keys = ", ".join(f"{path}.{key}" for key in node[last])
+        raise ConfigError(f"--config.{path}: is a group, set one of its keys: {keys}")
+    with node.unlocked(), node.ignore_type():
+        node[last] = _parse(text, node[last], f"--config.{path}")
+
+
+def _parse(text: str, old: Any, where: str) -> Any:
+    if isinstance(old, str):
+        return text
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    if isinstance(old, float) and type(value) is int:
+        value = float(value)
+    if isinstance(old, tuple) and isinstance(value, list):
+        value = tuple(value)
+    # A value that is None shows no type to check.
+    if old is not None and type(value) is not type(old):
+        raise ConfigError(f"{where}: {text!r} is no {type(old).__name__} (now {old!r})")
+    return value
+
+
+def default_config() -> ConfigDict:
+    """The defaults of every key of `TrainConfig` but ``model`` and ``sources``, which an experiment must give."""
+    from gato.training.config import TrainConfig
+
+    fields = dataclasses.fields(TrainConfig)
+    values = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+    groups = {k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in values.items()}  # type: ignore[arg-type]
+    return ConfigDict(groups)
+
+
+def sources_in(folder: str, **settings: Any) -> list[dict[str, Any]]:
+    """A source for every store below `folder`, with these settings of `SourceConfig`. Raises ConfigError for none."""
+    found = sorted(path.parent for path in Path(folder).rglob("store.json") if not path.parent.name.startswith("."))
+    if not found:
+        raise ConfigError(f"{folder}: holds no stores; write some with: gato collect --out {folder}")
+    return [{"path": str(path), **settings} for path in found]
+
+
+def train_config(config: ConfigDict) -> TrainConfig:
+    """The frozen `TrainConfig` of an experiment.
+
+    Its keys are the fields of `TrainConfig`, except ``model``, which names a preset and what differs from it:
+    ``{"preset": "gato_79m", "position": "rope"}``. The embedding table is fitted to the experiment's vocabulary.
+
+    Raises:
+      ConfigError: an unknown key (with a suggestion), or values that contradict each other.
+    """
+    from gato.model.presets import preset  # here: jax takes a second to import, which `gato --help` need not wait for
+    from gato.tokenizers.text import TextTokenizer
+    from gato.tokenizers.vocabulary import Vocabulary
+    from gato.training.config import TrainConfig
+
+    fields = config.to_dict()
+    model = dict(fields.pop("model"))
+    if "preset" not in model:
+        raise ConfigError("config.model: name a preset, e.g. config.model.preset = 'gato_79m'")
+    path = fields.get("text_model")
+    text = TextTokenizer.from_file(path) if path else TextTokenizer.default()
+    vocabulary = Vocabulary(text.size, tuple(fields.get("extra_tokens", ())))
+    return TrainConfig.from_json({**fields, "model": preset(model.pop("preset"), vocabulary, **model)})
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"

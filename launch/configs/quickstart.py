@@ -1,0 +1,67 @@
+"""The quickstart's experiment: the starter mixture, a small network, rows of 128 tokens.
+
+Command   gato quickstart          (collects, trains its tokenizer, then trains this, evaluates and reports)
+          gato train --config=quickstart:RUN --out OTHER     (this experiment alone, on the data of the quickstart RUN)
+Hardware  two CPU cores
+Time      --budget, 20 minutes in all by default: `gato quickstart` measures a step and sets `steps`
+Result    docs/results/quickstart.md
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from gato.data_pipelines.starter import STARTER
+from gato.launch.config import default_config
+
+# Share of the tokens, per suite; its sources share it equally.
+WEIGHTS = {
+    "metaworld": 0.30,
+    "babyai": 0.25,
+    "dm_control": 0.12,
+    "sokoban": 0.12,
+    "atari": 0.08,
+    "captions": 0.08,
+    "questions": 0.03,
+    "text": 0.02,
+}
+DOCUMENTS = ("captions", "questions", "text")
+
+
+def get_config(run: str = "runs/quickstart") -> ConfigDict:
+    """`run`: directory of the quickstart, which holds ``data/`` and ``tokenizer.model``."""
+    config = default_config()
+    config.model = ConfigDict({"preset": "quickstart"})
+    config.sources = sources(run)
+    config.text_model = f"{run}/tokenizer.model"
+    config.batch_size = 64
+    config.length = 128
+    config.steps = 2_000
+    config.optimizer.update(
+        {"learning_rate": 2e-3, "initial_learning_rate": 0.0, "warmup_steps": 100, "decay_steps": None}
+    )
+    config.log_every = 20
+    config.checkpoint_every = 500
+    config.keep = 1
+    config.validation_every = 500
+    return config
+
+
+def sources(run: str) -> list[dict[str, Any]]:
+    """The stores of the starter mixture with their weights; most windows hold one timestep, which learns fastest."""
+    counts = Counter(_suite(plan.name) for plan in STARTER)
+    return [_source(run, plan.name, WEIGHTS[_suite(plan.name)] / counts[_suite(plan.name)]) for plan in STARTER]
+
+
+def _source(run: str, name: str, weight: float) -> dict[str, Any]:
+    source = {"path": f"{run}/data/{name}", "weight": weight, "held_out_episodes": 5}
+    if _suite(name) not in DOCUMENTS:
+        source |= {"window_timesteps": 1, "prompt_timesteps": 1}
+    return source
+
+
+def _suite(name: str) -> str:
+    return name.partition("/")[0]

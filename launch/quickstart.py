@@ -1,0 +1,199 @@
+"""``gato quickstart``: from nothing to a prompted agent and its report, in stages that are never done twice.
+
+    collect     demonstrations and documents                       -> data/
+    tokenizer   a small SentencePiece model of the collected text   -> tokenizer.model
+    train       as many steps as the budget allows                  -> config.json, metrics.jsonl, checkpoints/
+    evaluate    the prompted agent in its simulators                -> evaluation/
+    report      everything on one page                              -> report.html
+
+`timings.json` keeps the time of each stage and says which are finished; the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from gato.data_pipelines.collect import collect
+from gato.data_pipelines.starter import STARTER
+from gato.data_pipelines.store import Store
+from gato.evaluation.report_charts import duration, number
+from gato.launch.config import load_config, train_config
+from gato.launch.journal import Journal, cores
+from gato.tokenizers import text as text_tokenizer
+from gato.tokenizers.errors import GatoError
+from gato.training.config import TrainConfig
+
+PIECES = 2048
+EPISODES = 20
+# What the stages around the training are expected to take on two cores; the training gets the rest of the budget.
+EXPECTED = {"tokenizer": 10.0, "evaluate": 240.0, "report": 5.0}
+SHORTEST_TRAINING = 60.0
+ROUNDING = 50  # steps
+
+
+class BudgetError(GatoError):
+    """The budget leaves no time for training."""
+
+
+class Stopped(Exception):
+    """A signal ended the training after everything was saved."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class Quickstart:
+    """The stages of one run directory."""
+
+    def __init__(self, out: Path, budget: float, seed: int) -> None:
+        self.out, self.budget, self.seed = out, budget, seed
+        self.journal = Journal(out, {"budget": budget, "seed": seed})
+        self.console = Console(stderr=True, highlight=False)
+        self.stages: dict[str, Callable[[], None]] = {
+            "collect": self.collect,
+            "tokenizer": self.tokenizer,
+            "train": self.train,
+            "evaluate": self.evaluate,
+            "report": self.report,
+        }
+
+    def run(self) -> None:
+        """Runs the stages that are not finished. Raises Stopped, GatoError, KeyboardInterrupt."""
+        for index, (name, stage) in enumerate(self.stages.items(), 1):
+            head = f"[bold]{index}/{len(self.stages)} {name}[/]"
+            if self.journal.is_finished(name):
+                self.console.print(f"{head}  done before, {duration(self.journal.seconds[name])}")
+                continue
+            self.console.print(f"{head}  about {duration(self.left())} left in all")
+            with self.journal.stage(name):
+                stage()
+            self.console.print(f"{head}  {duration(self.journal.seconds[name])}")
+
+    def left(self) -> float:
+        """Expected seconds until everything is done."""
+        expected = {"collect": sum(plan.seconds for plan in STARTER) / cores(), **EXPECTED}
+        waiting = {name: s for name, s in expected.items() if not self.journal.is_finished(name)}
+        rest = sum(max(s - self.journal.seconds.get(name, 0.0), 1.0) for name, s in waiting.items())
+        training = 0.0 if self.journal.is_finished("train") else self.training_seconds()
+        return rest + max(training - self.journal.seconds.get("train", 0.0), 0.0)
+
+    def training_seconds(self) -> float:
+        """What the budget leaves for the training: measured times of finished stages, expected ones of the others."""
+        collecting = self.journal.seconds.get("collect", sum(plan.seconds for plan in STARTER) / cores())
+        tokenizing = self.journal.seconds.get("tokenizer", EXPECTED["tokenizer"])
+        return self.budget - collecting - tokenizing - EXPECTED["evaluate"] - EXPECTED["report"]
+
+    def collect(self) -> None:
+        if self.training_seconds() < SHORTEST_TRAINING:
+            needed = self.budget - self.training_seconds() + SHORTEST_TRAINING
+            raise BudgetError(
+                f"--budget={self.budget:.0f}s leaves no time to train beside collecting and evaluating; "
+                f"give at least --budget={needed / 60 + 0.5:.0f}m"
+            )
+        collect(STARTER, self.out / "data", seed=self.seed, processes=cores())
+
+    def tokenizer(self) -> None:
+        model = text_tokenizer.train(collected_texts(self.out / "data"), PIECES)
+        path = self.out / "tokenizer.model"
+        temporary = path.with_suffix(".tmp")
+        temporary.write_bytes(model)
+        temporary.replace(path)
+
+    def train(self) -> None:
+        from gato.training.trainer import train  # here: the stages before need no JAX
+
+        config = self.training_config()
+        if "steps" not in self.journal.notes:
+            from gato.launch.calibrate import seconds_per_step
+
+            self.console.print("measuring a training step ...")
+            seconds = seconds_per_step(config)
+            steps = max(1, int(self.training_seconds() / seconds / ROUNDING)) * ROUNDING
+            self.journal.notes |= {"steps": steps, "seconds_per_step": round(seconds, 4)}
+            self.journal.write()
+            self.console.print(f"{seconds:.3f} s a step: {steps:,} steps fit into the budget")
+        result = train(config.replace(steps=self.journal.notes["steps"]), self.out)
+        if result.interrupted_by is not None:
+            raise Stopped(result.exit_code)
+
+    def training_config(self) -> TrainConfig:
+        """The experiment `configs/quickstart.py` on this run's data, with this run's seed."""
+        return train_config(load_config(f"quickstart:{self.out}", [f"seed={self.seed}"]))
+
+    def evaluate(self) -> None:
+        from gato.evaluation.evaluate import evaluate
+
+        evaluate(self.out, episodes=EPISODES, seed=self.seed)
+
+    def report(self) -> None:
+        from gato.launch.report import make_report
+
+        make_report(self.out)
+
+
+def collected_texts(folder: Path) -> Iterator[str]:
+    """All texts of the stores below `folder`, in a fixed order; of an instruction that repeats, each wording once."""
+    for plan in STARTER:
+        store = Store(folder / plan.name)
+        leaves = [path for path, leaf in store.spec.observations.items() if leaf.modality == "text"]
+        seen: set[str] = set()
+        for index in range(len(store) if leaves else 0):
+            episode = store.episode(index)
+            for path in leaves:
+                for value in episode.observations[path]:
+                    if value not in seen:
+                        seen.add(value)
+                        yield value
+
+
+def score_table(summary: dict[str, Any]) -> Table:
+    """The scores of ``evaluation/summary.json`` as a table for a terminal."""
+    table = Table(
+        "task", "normalised", "agent", "95 % interval", "random", "specialist", "expert", box=None, pad_edge=False
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+
+    def show(value: float | None) -> str:
+        return "–" if value is None else number(value)
+
+    for name, entry in summary["tasks"].items():
+        interval = f"{show(entry['low'])} … {show(entry['high'])}"
+        cells = (show(entry.get(key)) for key in ("random", "specialist", "expert"))
+        table.add_row(name, f"[bold]{show(entry['normalised'])}[/]", show(entry["score"]), interval, *cells)
+    for suite, mean in (summary.get("suites") or {}).items():
+        table.add_row(f"[dim]mean of {suite}[/]", f"[dim]{show(mean)}[/]")
+    table.add_row("[bold]mean[/]", f"[bold]{show(summary.get('overall'))}[/]")
+    return table
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs or continues the quickstart; returns the exit status of an interruption, else 0."""
+    quickstart = Quickstart(arguments.out, arguments.budget, arguments.seed)
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        quickstart.run()
+    except Stopped as stopped:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return stopped.status
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    console = Console(highlight=False)
+    console.print(score_table(json.loads((arguments.out / "evaluation" / "summary.json").read_text())))
+    console.print(f"\n{duration(sum(quickstart.journal.seconds.values()))} in all; see {arguments.out / 'report.html'}")
+    return 0
+
+
+def _terminate(number: int, frame: object) -> None:
+    """SIGTERM ends a stage as Ctrl-C does, so that what it holds open is closed."""
+    raise KeyboardInterrupt

@@ -1,0 +1,205 @@
+import errno
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic import (
+    CAPTIONS,
+    MISSIONS,
+    PIXELS,
+    TEXT,
+    VECTORS,
+    captions_document,
+    missions_episode,
+    pixels_episode,
+    text_document,
+    vectors_episode,
+    write_store,
+)
+
+from gato.data_pipelines import store as store_module
+from gato.data_pipelines.episode import Episode
+from gato.data_pipelines.errors import StoreError
+from gato.data_pipelines.store import Store, StoreWriter
+from gato.tokenizers.errors import SpecError
+
+
+def same(read: Episode, written: Episode, start: int, stop: int) -> None:
+    assert len(read) == stop - start
+    np.testing.assert_array_equal(read.rewards, written.rewards[start:stop])
+    for got, want in ((read.observations, written.observations), (read.actions, written.actions)):
+        assert set(got) == set(want)
+        for path, values in want.items():
+            np.testing.assert_array_equal(got[path], values[start:stop])
+
+
+@pytest.mark.parametrize(
+    ("spec", "make"),
+    [(VECTORS, vectors_episode), (MISSIONS, missions_episode), (PIXELS, pixels_episode)],
+)
+def test_any_range_of_timesteps_reads_back(tmp_path, spec, make):
+    rng = np.random.default_rng(1)
+    written = [make(rng, k, steps) for k, steps in enumerate([1, 8, 9, 32, 33, 100])]
+    store = Store(write_store(tmp_path / "s", "name", spec, written))
+    assert store.name == "name"
+    assert store.spec == spec
+    assert len(store) == 6
+    assert store.lengths.tolist() == [1, 8, 9, 32, 33, 100]
+    np.testing.assert_allclose(store.returns, 1, rtol=1e-5)
+    for k, episode in enumerate(written):
+        same(store.episode(k), episode, 0, len(episode))
+        for _ in range(10):
+            start, stop = sorted(rng.choice(len(episode) + 1, 2, replace=False).tolist())
+            same(store.episode(k, start, stop), episode, start, stop)
+
+
+@pytest.mark.parametrize(("spec", "make"), [(TEXT, text_document), (CAPTIONS, captions_document)])
+def test_documents_read_back(tmp_path, spec, make):
+    rng = np.random.default_rng(1)
+    written = [make(rng, k) for k in range(30)]
+    store = Store(write_store(tmp_path / "s", "name", spec, written))
+    for k in rng.permutation(30).tolist():
+        same(store.episode(k), written[k], 0, 1)
+
+
+def test_metadata_and_groups(tmp_path):
+    rng = np.random.default_rng(0)
+    with StoreWriter(tmp_path / "s", "s", VECTORS, {"task": "reach", "agent": "a"}) as writer:
+        for k in range(4):
+            episode = vectors_episode(rng, k, 3)
+            episode.metadata = {"success": np.bool_(True), "score": np.float32(2.5)}
+            if k == 3:
+                episode.metadata["agent"] = "b"
+            episode.terminated, episode.truncated = k == 1, k != 1
+            writer.write(episode)
+    store = Store(tmp_path / "s")
+    assert store.episode(0).metadata == {"task": "reach", "agent": "a", "success": True, "score": 2.5}
+    assert [store.episode(k).terminated for k in range(4)] == [False, True, False, False]
+    assert store.group_names == [("reach", "a"), ("reach", "b")]
+    assert store.groups.tolist() == [0, 0, 0, 1]
+
+
+def test_many_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "SHARD_BYTES", 2000)
+    rng = np.random.default_rng(0)
+    written = [vectors_episode(rng, k, 100) for k in range(9)]
+    store = Store(write_store(tmp_path / "s", "s", VECTORS, written))
+    assert len(list((tmp_path / "s").glob("*.array_record"))) > 3
+    for k, episode in enumerate(written):
+        same(store.episode(k, 5, 95), episode, 5, 95)
+
+
+def test_fingerprint_is_that_of_the_content(tmp_path):
+    def write(name: str, change: float) -> str:
+        episode = vectors_episode(np.random.default_rng(0), 0, 5)
+        episode.actions["action"][2, 1] += change
+        return Store(write_store(tmp_path / name, "s", VECTORS, [episode])).fingerprint
+
+    assert write("a", 0) == write("b", 0) != write("c", 1e-3)
+
+
+def test_a_bad_episode_leaves_nothing_behind(tmp_path):
+    rng = np.random.default_rng(0)
+    bad = vectors_episode(rng, 1, 5)
+    bad.observations["hand"][3, 0] = np.nan
+    with pytest.raises(SpecError, match=r"s: episode 1: observations.hand: step 3"):
+        write_store(tmp_path / "s", "s", VECTORS, [vectors_episode(rng, 0, 5), bad])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lone_surrogate_is_refused(tmp_path):
+    with pytest.raises(StoreError, match="episode 0: text: text that is not UTF-8"):
+        write_store(tmp_path / "s", "s", TEXT, [Episode({"text": ["a\ud800"]}, {}, np.zeros(1, np.float32))])
+
+
+def test_an_interrupted_predecessor_does_not_matter(tmp_path):
+    (tmp_path / ".s.partial").mkdir()
+    (tmp_path / ".s.partial" / "data-00000.array_record").write_bytes(b"")
+    write_store(tmp_path / "s", "s", VECTORS, [vectors_episode(np.random.default_rng(0), 0, 5)])
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+    with pytest.raises(StoreError, match="already exists"):
+        write_store(tmp_path / "s", "s", VECTORS, [])
+
+
+def test_empty_store_is_refused(tmp_path):
+    with pytest.raises(StoreError, match="no episode"):
+        write_store(tmp_path / "s", "s", VECTORS, [])
+    assert list(tmp_path.iterdir()) == []
+
+
+class FullDisk:
+    def __init__(self, *_):
+        pass
+
+    def write(self, _):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def close(self):
+        pass
+
+
+def test_full_disk_is_one_clear_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "ArrayRecordWriter", FullDisk)
+    with pytest.raises(StoreError, match="disk is full after 0 episodes"):
+        write_store(tmp_path / "s", "s", VECTORS, [vectors_episode(np.random.default_rng(0), 0, 5)])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def big(tmp_path) -> Path:
+    rng = np.random.default_rng(0)
+    return write_store(tmp_path / "s", "s", VECTORS, [vectors_episode(rng, k, 3000) for k in range(3)])
+
+
+@pytest.mark.parametrize("size", [0, 1000, 65536])
+def test_truncated_shard(big, size):
+    shard = big / "data-00000.array_record"
+    data = shard.read_bytes()
+    assert len(data) > 70000
+    shard.write_bytes(data[:size])
+    with pytest.raises(StoreError, match=f"data-00000.array_record: has {size} bytes instead of"):
+        Store(big)
+
+
+def test_truncated_shard_whose_size_was_not_noticed(big):
+    """ArrayRecord opens a file cut to 65,536 bytes and returns empty records."""
+    shard = big / "data-00000.array_record"
+    shard.write_bytes(shard.read_bytes()[:65536])
+    header = json.loads((big / "store.json").read_text())
+    header["shards"][0]["bytes"] = 65536
+    (big / "store.json").write_text(json.dumps(header))
+    store = Store(big)
+    with pytest.raises(StoreError, match=r"data-00000\.array_record"):
+        store.episode(2)
+
+
+def read_all(path: Path) -> None:
+    store = Store(path)
+    for k in range(len(store)):
+        store.episode(k)
+
+
+def test_flipped_bit(big):
+    shard = big / "data-00000.array_record"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 3] ^= 4
+    shard.write_bytes(data)
+    with pytest.raises(StoreError, match="again"):
+        read_all(big)
+
+
+def test_other_damage(big):
+    header = json.loads((big / "store.json").read_text())
+    (big / "store.json").write_text(json.dumps({**header, "version": 99}))
+    with pytest.raises(StoreError, match="store version 99, this program reads version 1"):
+        Store(big)
+    (big / "store.json").write_text(json.dumps(header)[:-20])
+    with pytest.raises(StoreError, match=r"store\.json: cannot be read"):
+        Store(big)
+    (big / "store.json").write_text(json.dumps(header))
+    (big / "index.npz").write_bytes(b"PK")
+    with pytest.raises(StoreError, match=r"index\.npz"):
+        Store(big)
+    with pytest.raises(StoreError, match="not a store"):
+        Store(big / "nothing")

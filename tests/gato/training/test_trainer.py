@@ -1,0 +1,150 @@
+"""A run from its configuration to its directory: resuming, signals, divergence, and what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from gato.training import setup
+from gato.training.checkpoint import load_for_inference, saved_steps
+from gato.training.config import ConfigError, TrainConfig
+from gato.training.metrics import read_metrics
+from gato.training.trainer import DivergedError, train
+
+
+def losses(run_dir):
+    """step -> every loss in the line of metrics."""
+    lines = read_metrics(run_dir / "metrics.jsonl")
+    return {
+        line["step"]: {k: v for k, v in line.items() if k.startswith(("loss", "gradient"))}
+        for line in lines
+        if "loss" in line
+    }
+
+
+def assert_same_run(left, right):
+    """Every number of two finished runs is the same to the bit."""
+    assert losses(left) == losses(right)
+    (left_params, _), (right_params, _) = load_for_inference(left), load_for_inference(right)
+    jax.tree.map(np.testing.assert_array_equal, left_params, right_params)
+
+
+def on_batch(monkeypatch, number, action):
+    """Calls `action(batch)` when the given batch (from 1) is handed to the device."""
+    put, seen = setup.Setup.put, []
+
+    def hooked(self, batch):
+        seen.append(batch)
+        return put(self, (action(batch) or batch) if len(seen) == number else batch)
+
+    monkeypatch.setattr(setup.Setup, "put", hooked)
+
+
+def test_a_run_learns_and_leaves_its_directory(finished_run, train_config):
+    found = losses(finished_run)
+    assert sorted(found) == list(range(1, 9))
+    assert found[8]["loss"] < found[1]["loss"] - 0.3
+    assert {"loss/text", "loss/action", "loss/source/lamps", "loss/source/rooms", "loss/source/texts"} <= set(found[1])
+    assert saved_steps(finished_run) == [4, 8]
+    validation = [line for line in read_metrics(finished_run / "metrics.jsonl") if "validation" in line]
+    assert [line["step"] for line in validation] == [8]
+    assert TrainConfig.from_json(json.loads((finished_run / "config.json").read_text())).sources == train_config.sources
+    assert "embedding/table" in (finished_run / "parameters.txt").read_text()
+    assert list((finished_run / "tensorboard").iterdir())
+
+
+def test_resumed_equals_uninterrupted(finished_run, train_config, tmp_path, monkeypatch):
+    class Crash(Exception):
+        pass
+
+    def crash(batch):
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        on_batch(patch, 7, crash)
+        with pytest.raises(Crash):
+            train(train_config, tmp_path)
+    assert saved_steps(tmp_path) == [4]
+    assert train(train_config, tmp_path).step == 8
+    assert_same_run(tmp_path, finished_run)
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signal_saves_at_the_step_boundary(finished_run, train_config, tmp_path, monkeypatch, capfd, number, exit_code):
+    with monkeypatch.context() as patch:
+        on_batch(patch, 3, lambda batch: os.kill(os.getpid(), number))
+        result = train(train_config, tmp_path)
+    assert (result.step, result.exit_code) == (3, exit_code)
+    assert saved_steps(tmp_path) == [3]
+    assert "saved step 3" in capfd.readouterr().err
+    train(train_config, tmp_path)
+    assert_same_run(tmp_path, finished_run)
+
+
+PROGRAM = """
+import json, sys
+from gato.training.config import TrainConfig
+from gato.training.trainer import train
+train(TrainConfig.from_json(json.loads(sys.argv[1])), sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_killed_process_resumes_to_the_bit(finished_run, train_config, tmp_path):
+    config = train_config.replace(checkpoint_every=1, keep=8)
+    command = [sys.executable, "-c", PROGRAM, json.dumps(config.to_json()), str(tmp_path)]
+    process = subprocess.Popen(command)
+    deadline = time.monotonic() + 240
+    while len(saved_steps(tmp_path)) < 2 and time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert 2 <= len(saved_steps(tmp_path)) < 8
+    assert train(config, tmp_path).step == 8
+    assert_same_run(tmp_path, finished_run)
+
+
+def test_diverged_loss_names_its_source_and_is_never_saved(train_config, tmp_path, monkeypatch):
+    def poison(batch):
+        rooms = (batch["target_source"] == 1) & (batch["target_weight"] > 0)
+        assert rooms.any()
+        return {**batch, "target_weight": np.where(rooms, np.inf, batch["target_weight"]).astype(np.float32)}
+
+    on_batch(monkeypatch, 6, poison)
+    with pytest.raises(DivergedError, match=r"step 6.*source rooms.*checkpoint of step 4 is good"):
+        train(train_config.replace(checkpoint_every=2), tmp_path)
+    assert saved_steps(tmp_path) == [2, 4]
+    _, meta = load_for_inference(tmp_path)
+    assert meta.step == 4
+
+
+def test_other_configuration_is_refused_with_the_difference(finished_run, train_config):
+    changed = train_config.replace(seed=3, batch_size=8)
+    with pytest.raises(ConfigError, match=r"batch_size: 4 -> 8\n  seed: 0 -> 3"):
+        train(changed, finished_run)
+
+
+def test_finished_run_has_nothing_to_do(finished_run, train_config, capfd):
+    before = (finished_run / "metrics.jsonl").read_text()
+    result = train(train_config.replace(keep=7, log_every=5), finished_run)
+    assert (result.step, result.exit_code) == (8, 0)
+    assert "nothing left to do" in capfd.readouterr().err
+    assert (finished_run / "metrics.jsonl").read_text() == before
+
+
+def test_return_conditioned_runs_through_the_same_trainer(train_config, tmp_path):
+    result = train(train_config.replace(recipe="return_conditioned", steps=4), tmp_path)
+    assert result.step == 4
+    first = losses(tmp_path)[1]
+    assert "loss/action" in first
+    assert "loss/text" not in first
+    _, meta = load_for_inference(tmp_path)
+    assert meta.layout.timestep[0] == "return_to_go"
+    assert meta.sources["lamps"].statistics["target_return"] > 5

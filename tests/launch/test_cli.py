@@ -1,0 +1,124 @@
+"""The command line's promises: exit status, one line on stderr, no traceback, quick help."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gato.launch import cli
+from gato.tokenizers.errors import GatoError
+
+COMMANDS = ("quickstart", "collect", "train", "evaluate", "report")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"gato {command}" in capsys.readouterr().out.partition("examples:")[2]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_its_module(command: str) -> None:
+    assert callable(importlib.import_module(f"gato.launch.{command}").run)
+
+
+def test_help_does_not_import_the_heavy_packages() -> None:
+    program = (
+        "import sys\nfrom gato.launch import cli\n"
+        "try:\n    cli.main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'jax', 'numpy', 'rich', 'ml_collections', 'PIL'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["evaluat"], "did you mean 'evaluate'?"),
+        (["quickstart", "--budget", "soon"], "'soon' is no time"),
+        (["quickstart", "--seed", "-1"], "--seed"),
+        (["train", "--out", "x"], "--config"),
+        (["quickstart", "--config.seed=1"], "only gato train takes overrides"),
+        (["report", "nowhere"], "no run here"),
+        (["train", "--config=gato_97m", "--out", "x"], "did you mean 'gato_79m'?"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(argv) == 2
+    out, err = capsys.readouterr()
+    assert message in err
+    assert err.count("\n") == 1
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (GatoError("a\nb"), 2),
+        (OSError(errno.ENOSPC, "No space left on device", "runs/x"), 2),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_errors_while_running(
+    error: BaseException, status: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("gato.launch.report.run", run)
+    assert cli.main(["report", "x"]) == status
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+
+
+def test_our_own_bugs_and_the_debug_switch_keep_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bug(arguments: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "a bug of ours")
+
+    def mistake(arguments: object) -> None:
+        raise GatoError("x")
+
+    monkeypatch.setattr("gato.launch.report.run", bug)
+    with pytest.raises(FileNotFoundError):
+        cli.main(["report", "x"])
+    monkeypatch.setenv("GATO_DEBUG", "1")
+    monkeypatch.setattr("gato.launch.report.run", mistake)
+    with pytest.raises(GatoError):
+        cli.main(["report", "x"])
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("20m", 1200), ("2h", 7200), ("900s", 900), ("1.5h", 5400)])
+def test_budget(text: str, seconds: float) -> None:
+    assert cli.parse(["quickstart", "--budget", text]).budget == seconds
+
+
+def test_default_budget_is_read_as_a_time() -> None:
+    assert isinstance(cli.parse(["quickstart"]).budget, float)
+
+
+def test_overrides_are_gathered() -> None:
+    arguments = cli.parse(["train", "--config=a.py", "--config.x.y=1", "--out", "r", "--config.z=2"])
+    assert arguments.overrides == ["x.y=1", "z=2"]
+    assert arguments.config == "a.py"
+
+
+@pytest.mark.slow
+def test_help_is_quick() -> None:
+    """Wall-clock, so only on a machine that does nothing else; the fast test above holds the cause."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "gato.launch.cli", "--help"], capture_output=True, check=True)
+    assert time.perf_counter() - began < 0.3
