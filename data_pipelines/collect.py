@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from gato.data_pipelines.environments.base import DocumentSource, Environment, Task
+from gato.data_pipelines.environments.base import COLLECTION_SEED, DocumentSource, Environment, Task
 from gato.data_pipelines.environments.registry import get_source
 from gato.data_pipelines.episode import Episode
 from gato.data_pipelines.errors import StoreError
@@ -47,7 +47,7 @@ class CollectPlan:
     """One source to collect.
 
     Attributes:
-      name: of a task ("metaworld/reach-v3") or of documents, as `registry.get_source` knows it; also the store's folder.
+      name: of a task ("metaworld/reach-v3") or of documents (see `registry.get_source`); also the store's folder.
       episodes: how many; documents may end earlier.
       seconds: expected CPU seconds; only the progress bar's time estimate uses it.
     """
@@ -90,6 +90,8 @@ def collect(
         if plan.episodes < 1:
             raise CollectError(f"source {plan.name!r}: episodes must be at least 1, got {plan.episodes}")
         get_source(plan.name)
+    if not 0 <= seed < COLLECTION_SEED:
+        raise CollectError(f"seed must lie in 0..{COLLECTION_SEED - 1}, got {seed}; larger ones belong to evaluations")
     waiting = [plan for plan in plans if not _is_finished(folders[plan.name], plan, seed)]
     if not waiting:
         return folders
@@ -196,12 +198,13 @@ def _start_process() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
 
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
     if parent is not None:
-        threading.Thread(target=follow, daemon=True).start()
+        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+
+def _follow(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _is_finished(folder: Path, plan: CollectPlan, seed: int) -> bool:

@@ -1,4 +1,4 @@
-"""Measures the random and expert scores that normalise an evaluation: same environments, limits and metric, other seeds.
+"""Measures the random and expert scores that normalise an evaluation: the same protocol on other seeds.
 
     python -m gato.data_pipelines.measure_references [TASK ...] [--episodes 50]
 
@@ -78,7 +78,7 @@ def _merge(name: str, record: dict[str, object]) -> None:
     tasks = {**load_references()["tasks"], name: record}
     about = {
         "made_with": "python -m gato.data_pipelines.measure_references",
-        "protocol": "noise-free episodes from evaluation seeds; success at any step within the limit, or the mean return",
+        "protocol": "no noise, evaluation seeds; share of episodes with success at any step, or mean return",
         "versions": {package: importlib.metadata.version(package) for package in _PACKAGES},
         "tasks": {task: tasks[task] for task in sorted(tasks)},
     }

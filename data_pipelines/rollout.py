@@ -1,12 +1,11 @@
 """One episode of a policy in an environment, as an `Episode`; and demonstrations with DART noise.
 
-DART (Laskey et al. 2017): the environment executes the expert's action with noise, the episode stores the expert's clean
-answer. The expert then also shows how to come back from states that it would never reach by itself.
+DART (Laskey et al. 2017): the environment executes the expert's action with noise, the episode stores the expert's
+clean answer. The expert then also shows how to come back from states that it would never reach by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from gato.data_pipelines.environments.base import (
     Action,
     Environment,
     ExpertError,
+    Observation,
     Policy,
     Task,
 )
@@ -32,7 +32,7 @@ _SEED_STRIDE, _ATTEMPT_STRIDE = 100_003, 500_009
 def random_policy(spec: EpisodeSpec, rng: np.random.Generator) -> Policy:
     """Uniformly random legal actions. Raises `SpecError` for a continuous action without bounds."""
 
-    def act(observation: Mapping[str, Any]) -> Action:
+    def act(observation: Observation) -> Action:
         del observation
         return {path: _uniform(path, leaf, rng) for path, leaf in spec.actions.items()}
 
@@ -58,7 +58,7 @@ def perturb(action: Action, spec: EpisodeSpec, level: float, rng: np.random.Gene
 def rollout(
     environment: Environment,
     policy: Policy,
-    observation: Mapping[str, Any],
+    observation: Observation,
     *,
     noise: float = 0.0,
     rng: np.random.Generator | None = None,
@@ -146,7 +146,7 @@ def _stack(values: list, leaf: LeafSpec) -> Any:
 
 def _uniform(path: str, leaf: LeafSpec, rng: np.random.Generator) -> np.ndarray:
     if leaf.modality == "discrete":
-        return np.asarray(rng.integers(leaf.values, size=leaf.shape), np.int32)
+        return np.asarray(rng.integers(leaf.values or 1, size=leaf.shape), np.int32)
     low, high = _bounds(path, leaf)
     return rng.uniform(low, high, leaf.shape).astype(np.float32)
 

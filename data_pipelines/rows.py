@@ -2,7 +2,7 @@
 
 Rows are planned in blocks. Every source has a fixed quota of window tokens in a block, proportional to its weight, so
 the stretch of its endless stream of epochs that belongs to block b begins at b times the quota: no history is needed.
-The sequences of all sources in the block are packed into its rows, best fit decreasing, and the rows are shuffled.
+The sequences of all sources in the block are packed into its rows, and the rows are shuffled.
 
 Nothing is dropped. The quota leaves the packing a little more room than it was measured to need; in a block that needs
 more all the same, a sequence without room loses its prompt and is cut at timesteps into the gaps of other rows, and if
@@ -21,16 +21,17 @@ import numpy as np
 from gato.data_pipelines import draws
 from gato.data_pipelines.errors import MixtureError
 from gato.data_pipelines.mixture import Source, Split
-from gato.data_pipelines.packing import best_fit_decreasing, spread
+from gato.data_pipelines.packing import pack, spread
 from gato.data_pipelines.windows import EpochPlan
 
 # Columns of a table of segments; ranges are token offsets within the episode's token sequence. No prompt: episode -1
 # and an empty range.
 SOURCE, EPISODE, BEGIN, END, PROMPT_EPISODE, PROMPT_BEGIN, PROMPT_END = range(7)
 SMALLEST_BLOCK = 256
+ROOM = 100  # rows in a block per row of overshoot, so that the overshoot costs at most 1 %
 FRACTION_BITS = 10  # quotas are whole numbers of 1/1024 tokens, so that multiples of them are exact
 CALIBRATION_BLOCKS = 3
-SAMPLED_SEQUENCES = 20_000  # of the first epochs of a source, to know how many tokens prompts add
+SAMPLED_SEQUENCES = 5_000  # of the first epochs of a source, to know how many tokens prompts add
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Rows:
         self._blocks: collections.OrderedDict[int, Block] = collections.OrderedDict()
         self._epoch_tokens = {n: int(self._epoch(n, 0).before[-1]) for n in self._used}
         longest = sum(sources[n].longest_window(split) for n in self._used)
-        self.rows_per_block = max(SMALLEST_BLOCK, 1 << (50 * longest // length).bit_length())
+        self.rows_per_block = max(SMALLEST_BLOCK, 1 << (ROOM * longest // length).bit_length())
         room = self.rows_per_block * length
         total_share = sum(sources[n].share for n in self._used)
         # Of each token that a source gets, the part that goes to windows; the rest are prompts.
@@ -108,7 +109,7 @@ class Rows:
     def _plan_block(self, number: int) -> Block:
         table = self._sequences(number)
         lengths = _lengths(table)
-        assignment = best_fit_decreasing(lengths, self.length, self.rows_per_block)
+        assignment = pack(lengths, self.length, self.rows_per_block)
         if (assignment < 0).any():
             table, assignment = self._place_rest(table, assignment)
         assignment = spread(assignment, self.rows_per_block)
@@ -144,7 +145,7 @@ class Rows:
             # Prompts took the room of windows: this block goes without prompts.
             table = table.copy()
             table[:, [PROMPT_EPISODE, PROMPT_BEGIN, PROMPT_END]] = (-1, 0, 0)
-            assignment = best_fit_decreasing(windows, self.length, self.rows_per_block)
+            assignment = pack(windows, self.length, self.rows_per_block)
             without_row = assignment < 0
         kept, rows = table[~without_row], assignment[~without_row]
         gaps = self.length - np.bincount(rows, _lengths(kept), self.rows_per_block).astype(np.int64)
@@ -175,7 +176,7 @@ class Rows:
         for _ in range(8):
             needed = 0
             for number in range(CALIBRATION_BLOCKS):
-                rows = best_fit_decreasing(_lengths(self._sequences(number)), self.length)
+                rows = pack(_lengths(self._sequences(number)), self.length)
                 needed = max(needed, int(rows.max()) + 1)
             if needed <= goal:
                 return
@@ -186,7 +187,7 @@ class Rows:
         windows = prompts = sequences = epoch = 0
         if self.sources[source].rules.prompt_probability == 0:
             return 1.0
-        while sequences < SAMPLED_SEQUENCES and epoch < 50:
+        while sequences < SAMPLED_SEQUENCES and epoch < 20:
             plan = self._epoch(source, epoch)
             windows += int(plan.before[-1])
             prompts += plan.prompt_tokens

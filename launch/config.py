@@ -116,10 +116,18 @@ def default_config() -> ConfigDict:
     """The defaults of every key of `TrainConfig` but ``model`` and ``sources``, which an experiment must give."""
     from gato.training.config import TrainConfig
 
-    fields = dataclasses.fields(TrainConfig)
-    values = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
-    groups = {k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in values.items()}  # type: ignore[arg-type]
-    return ConfigDict(groups)
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(TrainConfig):
+        if field.default_factory is not dataclasses.MISSING:
+            values[field.name] = field.default_factory()
+        elif field.default is not dataclasses.MISSING:
+            values[field.name] = field.default
+    return ConfigDict({name: _group(value) for name, value in values.items()})
+
+
+def _group(value: Any) -> Any:
+    """A dataclass as a dictionary, anything else as it is."""
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
 def sources_in(folder: str, **settings: Any) -> list[dict[str, Any]]:

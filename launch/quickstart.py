@@ -15,19 +15,19 @@ import argparse
 import json
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from gato.data_pipelines.collect import collect
 from gato.data_pipelines.starter import STARTER
 from gato.data_pipelines.store import Store
-from gato.evaluation.report_charts import duration, number
+from gato.evaluation.report_charts import duration
 from gato.launch.config import load_config, train_config
 from gato.launch.journal import Journal, cores
+from gato.launch.scores import score_table
 from gato.tokenizers import text as text_tokenizer
 from gato.tokenizers.errors import GatoError
 from gato.training.config import TrainConfig
@@ -37,7 +37,9 @@ EPISODES = 20
 # What the stages around the training are expected to take on two cores; the training gets the rest of the budget.
 EXPECTED = {"tokenizer": 10.0, "evaluate": 240.0, "report": 5.0}
 SHORTEST_TRAINING = 60.0
-ROUNDING = 50  # steps
+ROUNDING, FEWEST = 50, 200  # steps
+# Compiling once more and the validation losses on the way, as a share of the training's time.
+OVERHEAD = 0.06
 
 
 class BudgetError(GatoError):
@@ -112,13 +114,14 @@ class Quickstart:
     def train(self) -> None:
         from gato.training.trainer import train  # here: the stages before need no JAX
 
-        config = self.training_config()
+        began, config = time.monotonic(), self.training_config()
         if "steps" not in self.journal.notes:
             from gato.launch.calibrate import seconds_per_step
 
             self.console.print("measuring a training step ...")
             seconds = seconds_per_step(config)
-            steps = max(1, int(self.training_seconds() / seconds / ROUNDING)) * ROUNDING
+            available = (self.training_seconds() - (time.monotonic() - began)) * (1 - OVERHEAD)
+            steps = max(FEWEST, int(available / seconds / ROUNDING) * ROUNDING)
             self.journal.notes |= {"steps": steps, "seconds_per_step": round(seconds, 4)}
             self.journal.write()
             self.console.print(f"{seconds:.3f} s a step: {steps:,} steps fit into the budget")
@@ -128,12 +131,12 @@ class Quickstart:
 
     def training_config(self) -> TrainConfig:
         """The experiment `configs/quickstart.py` on this run's data, with this run's seed."""
-        return train_config(load_config(f"quickstart:{self.out}", [f"seed={self.seed}"]))
+        return train_config(load_config(f"quickstart:{self.out.absolute()}", [f"seed={self.seed}"]))
 
     def evaluate(self) -> None:
         from gato.evaluation.evaluate import evaluate
 
-        evaluate(self.out, episodes=EPISODES, seed=self.seed)
+        evaluate(self.out, episodes=EPISODES, seed=self.seed, processes=cores())
 
     def report(self) -> None:
         from gato.launch.report import make_report
@@ -154,27 +157,6 @@ def collected_texts(folder: Path) -> Iterator[str]:
                     if value not in seen:
                         seen.add(value)
                         yield value
-
-
-def score_table(summary: dict[str, Any]) -> Table:
-    """The scores of ``evaluation/summary.json`` as a table for a terminal."""
-    table = Table(
-        "task", "normalised", "agent", "95 % interval", "random", "specialist", "expert", box=None, pad_edge=False
-    )
-    for column in table.columns[1:]:
-        column.justify = "right"
-
-    def show(value: float | None) -> str:
-        return "–" if value is None else number(value)
-
-    for name, entry in summary["tasks"].items():
-        interval = f"{show(entry['low'])} … {show(entry['high'])}"
-        cells = (show(entry.get(key)) for key in ("random", "specialist", "expert"))
-        table.add_row(name, f"[bold]{show(entry['normalised'])}[/]", show(entry["score"]), interval, *cells)
-    for suite, mean in (summary.get("suites") or {}).items():
-        table.add_row(f"[dim]mean of {suite}[/]", f"[dim]{show(mean)}[/]")
-    table.add_row("[bold]mean[/]", f"[bold]{show(summary.get('overall'))}[/]")
-    return table
 
 
 def run(arguments: argparse.Namespace) -> int:

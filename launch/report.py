@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 
 from gato.data_pipelines.errors import StoreError
@@ -15,10 +16,9 @@ def make_report(run: Path) -> Path:
     if (run / "config.json").is_file():
         from gato.evaluation.token_samples import write_token_samples
 
-        try:
+        # Where the data have moved or nothing is trained yet, the page goes without, or with earlier samples.
+        with contextlib.suppress(StoreError, CheckpointError):
             write_token_samples(run)
-        except (StoreError, CheckpointError):
-            pass  # the data have moved, or nothing is trained yet: the page goes without, or with the earlier samples
     return write_report(run)
 
 

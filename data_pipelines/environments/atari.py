@@ -1,4 +1,4 @@
-"""Atari Breakout (ale-py) with the settings of the v5 environments: frame skip 4, sticky actions 0.25, minimal action set.
+"""Atari Breakout (ale-py) as the v5 environments set it up: frame skip 4, sticky actions 0.25, minimal action set.
 
 One observation holds what a player must see to tell where the ball is going: the greyscale pictures of the last three
 decisions, as the three channels of one image (newest first). Only the field is shown, without walls and score, at 80x64
@@ -25,6 +25,8 @@ ACTIONS = ("NOOP", "FIRE", "RIGHT", "LEFT")  # ALE's minimal action set for Brea
 MAX_STEPS = 2000  # Decisions; five lives of a good player end at about 1,200.
 _FRAME_SKIP, _STICKY = 4, 0.25
 _FIELD = (8, 34, 152, 194)  # Left, top, right, bottom on the console's 160x210 screen.
+_BRIGHTEST = 148  # Of the greys that this game draws; stretched to 255, for the ball is dark (110) and thin.
+_STRETCH = [min(255, 255 * grey // _BRIGHTEST) for grey in range(256)]
 
 
 class BreakoutEnvironment:
@@ -34,9 +36,7 @@ class BreakoutEnvironment:
       blank: a control: every observation is an empty image. What a policy scores then, it scores without seeing.
     """
 
-    spec = EpisodeSpec.of(
-        {"image": LeafSpec("image", (HEIGHT, WIDTH, 3))}, LeafSpec("discrete", values=len(ACTIONS))
-    )
+    spec = EpisodeSpec.of({"image": LeafSpec("image", (HEIGHT, WIDTH, 3))}, LeafSpec("discrete", values=len(ACTIONS)))
 
     def __init__(self, blank: bool = False) -> None:
         self._ale_py = import_package("ale_py", "atari")
@@ -77,7 +77,7 @@ class BreakoutEnvironment:
     def _picture(self) -> np.ndarray:
         """Uint8 [80, 64], each pixel the mean of the area that it covers."""
         screen = Image.fromarray(self._console.getScreenGrayscale())
-        return np.asarray(screen.resize((WIDTH, HEIGHT), Image.Resampling.BOX, box=_FIELD))
+        return np.asarray(screen.resize((WIDTH, HEIGHT), Image.Resampling.BOX, box=_FIELD).point(_STRETCH))
 
     def _observation(self) -> Observation:
         return {"image": np.zeros_like(self._image) if self._blank else self._image}

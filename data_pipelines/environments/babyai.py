@@ -1,7 +1,7 @@
 """BabyAI (minigrid): instructions in a grid world seen through a 7x7 window; 7 discrete actions.
 
-``babyai/LEVEL`` shows one discrete value a cell: ``object + 11 * (colour + 6 * state)`` in minigrid's own indices, 49 tokens
-in place of 147. ``babyai-raw/LEVEL`` shows the 7x7x3 values of the Gato paper. Both add the direction and the mission.
+``babyai/LEVEL`` shows one discrete value a cell: ``object + 11 * (color + 6 * state)`` in minigrid's indices, 49 tokens
+in place of 147. ``babyai-raw/LEVEL`` shows the 7x7x3 values of the Gato paper. Both add direction and mission.
 
 An episode ends at the level's own step limit; success is a positive reward. ``make(mission="wrong")`` is a control: the
 agent reads the mission of another episode, the task itself stays. A policy that scores as well with it does not read.

@@ -1,9 +1,9 @@
 """The interface between simulators and everything else: an environment, and a task with its expert.
 
-An environment speaks in named leaves: what it returns and accepts are flat dictionaries ``path -> value`` of one timestep
-that match its `EpisodeSpec`. A task adds what collecting and evaluating need: an expert, a metric, a step limit, the
-reference scores. A suite is a module with two functions, ``task_names() -> list[str]`` (full names, "suite/task") and
-``make_task(name: str) -> Task``; `registry` finds it, or the entry point of a user's package.
+An environment speaks in named leaves: what it returns and accepts are flat dictionaries ``path -> value`` of one
+timestep that match its `EpisodeSpec`. A task adds what collecting and evaluating need: an expert, a metric, a step
+limit, the reference scores. A suite is a module with two functions, ``task_names() -> list[str]`` (full names,
+"suite/task") and ``make_task(name: str) -> Task``; `registry` finds it, or the entry point of a user's package.
 """
 
 from __future__ import annotations
@@ -66,16 +66,16 @@ class Task:
       name: "suite/task".
       make: builds the environment; keyword options are the suite's own (e.g. ``mission="wrong"`` in BabyAI).
       expert: called after every ``reset`` with the environment and a generator; returns the policy of that episode.
-        The policy may read the simulator's state and what was last executed: experts are allowed to see more than an agent.
+        The policy may read the simulator's state and what was last executed: experts may see more than an agent.
       metric: "success" (share of episodes with ``info["success"]`` at any step) or "return" (sum of rewards).
       max_steps: limit of an episode; the environment truncates there.
       random_score, expert_score: of uniformly random actions and of `expert`, same protocol, measured by
         `measure_references`; NaN where nobody measured.
-      noise: levels of DART noise, cycled over the collected episodes. A level is the standard deviation of Gaussian noise in
-        units of half an action's range (continuous), or the probability of a random value (discrete).
+      noise: levels of DART noise, cycled over the collected episodes. A level is the standard deviation of Gaussian
+        noise in units of half an action's range (continuous), or the probability of a random value (discrete).
       steps_after_success: where to cut a demonstration; ``None`` keeps the whole episode.
-      controls: label -> options of `make` that take away what the task is meant to test (its mission, its image). A policy
-        that scores as well under a control does not use it.
+      controls: label -> options of `make` that take away what the task is meant to test (its mission, its image). A
+        policy that scores as well under a control does not use it.
     """
 
     name: str
@@ -97,7 +97,7 @@ class DocumentSource:
     Attributes:
       name: "family/kind".
       spec: of the documents, ``kind="document"``.
-      episodes: ``(count, seed) -> iterator`` of at most ``count`` one-step episodes; the same arguments, the same documents.
+      episodes: ``(count, seed) -> iterator`` of at most ``count`` one-step episodes; a pure function.
     """
 
     name: str

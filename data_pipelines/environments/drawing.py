@@ -1,4 +1,4 @@
-"""Pictures of MuJoCo scenes without OpenGL: every geom's silhouette through the model's own camera, painter's algorithm.
+"""Pictures of MuJoCo scenes without OpenGL: every geom's silhouette through a camera of the model, far to near.
 
 Good enough to see what a policy does; needs only numpy and Pillow, so it works on a bare server.
 """
@@ -39,7 +39,7 @@ class SceneDrawer:
         self._camera = names.index(camera) if isinstance(camera, str) else camera
         self._sphere = _directions(48)
         rim = np.linspace(0, 2 * np.pi, 16, endpoint=False)
-        self._rim = np.stack([np.cos(rim), np.sin(rim)], -1)
+        self._rim = np.stack([np.cos(rim), np.sin(rim), np.zeros_like(rim)], -1)
         around = np.linspace(0, 2 * np.pi, 32, endpoint=False)
         self._outline = np.stack([np.cos(around), np.sin(around)], -1)
         shown = [geom for geom in range(model.ngeom) if model.geom_group[geom] < 3]
@@ -55,19 +55,20 @@ class SceneDrawer:
         side = self._size * _OVERSAMPLE
         picture = Image.new("RGB", (side, side), _BACKGROUND)
         canvas = ImageDraw.Draw(picture)
-        shapes = []
+        clouds = []
         for geom, cloud in self._clouds.items():
             points = cloud @ data.geom_xmat[geom].reshape(3, 3).T + data.geom_xpos[geom]
-            shapes.append((points, self._color(geom)))
-        shapes = [(*self._project(data, points, side), color) for points, color in shapes]
+            color = self._color(geom)
+            if color is not None:
+                clouds.append((points, color))
+        shapes = [(*self._project(data, points, side), color) for points, color in clouds]
         shapes.sort(key=lambda shape: -shape[1].mean())
         for center, radius, color in markers:
             shapes.append((*self._project(data, np.asarray(center) + radius * self._sphere, side), color))
         for pixels, depth, color in shapes:
-            if color is None or depth.min() < _NEAR:
-                continue
-            edge = tuple(int(channel * 0.6) for channel in color)
-            canvas.polygon([tuple(point) for point in self._silhouette(pixels)], fill=color, outline=edge)
+            if depth.min() > _NEAR:
+                edge = tuple(int(channel * 0.6) for channel in color)
+                canvas.polygon([tuple(point) for point in self._silhouette(pixels)], fill=color, outline=edge)
         return np.asarray(picture.resize((self._size, self._size), Image.Resampling.BOX))
 
     def _project(self, data: Any, points: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
@@ -93,11 +94,11 @@ class SceneDrawer:
         if kind == _ELLIPSOID:
             return size * self._sphere
         if kind == _CAPSULE:
-            cloud = size[0] * self._sphere
-            return np.concatenate([cloud + [0, 0, size[1]], cloud - [0, 0, size[1]]])
+            cloud, end = size[0] * self._sphere, np.array([0, 0, size[1]])
+            return np.concatenate([cloud + end, cloud - end])
         if kind == _CYLINDER:
-            rim = np.concatenate([size[0] * self._rim, np.zeros((len(self._rim), 1))], axis=1)
-            return np.concatenate([rim + [0, 0, size[1]], rim - [0, 0, size[1]]])
+            rim, end = size[0] * self._rim, np.array([0, 0, size[1]])
+            return np.concatenate([rim + end, rim - end])
         if kind == _MESH:
             mesh = int(model.geom_dataid[geom])
             first, count = int(model.mesh_vertadr[mesh]), int(model.mesh_vertnum[mesh])
@@ -111,7 +112,7 @@ class SceneDrawer:
         rgba = self._model.mat_rgba[material] if material >= 0 else self._model.geom_rgba[geom]
         if rgba[3] < 0.1:
             return None
-        red, green, blue = (int(round(255 * min(1.0, float(channel)))) for channel in rgba[:3])
+        red, green, blue = (round(255 * min(1.0, float(channel))) for channel in rgba[:3])
         return red, green, blue
 
 

@@ -1,10 +1,10 @@
 """Meta-World (metaworld 3.1.1, MuJoCo): 50 manipulation tasks of one simulated arm, 4 continuous actions.
 
-``metaworld/NAME`` shows the 14 numbers that its tasks need (hand, gripper, first object, goal); short timesteps are what
-lets a small model learn within minutes. ``metaworld-full/NAME`` shows the package's whole 39-vector.
+``metaworld/NAME`` shows the 14 numbers that its tasks need (hand, gripper, first object, goal); short timesteps are
+what lets a small model learn within minutes. ``metaworld-full/NAME`` shows the package's whole 39-vector.
 
-Initial states are drawn uniformly from the task's own reset space, one for each seed, as the package's benchmark does for
-its 50 goals. Success counts at any step within 200.
+Initial states are drawn uniformly from the task's own reset space, one for each seed, as the package's benchmark does
+for its 50 goals. Success counts at any step within 200.
 """
 
 from __future__ import annotations
@@ -64,8 +64,9 @@ class MetaWorldEnvironment:
         observations = {path: LeafSpec("continuous", (part.stop - part.start,)) for path, part in self._leaves.items()}
         self.spec = EpisodeSpec.of(observations, LeafSpec("continuous", (4,), low=-1.0, high=1.0))
         self.simulator = _simulators()[name]()
-        # As the package's own benchmarks switch a task on: initial states drawn anew at every reset, the goal shown. The
-        # observation space was cached while the goal was hidden, and `step` clips to it: without `del` every goal reads 0.
+        # As the package's own benchmarks switch a task on: initial states drawn anew at every reset, the goal shown.
+        # The observation space was cached while the goal was hidden, and `step` clips to it: without `del` every goal
+        # would read 0.
         self.simulator._freeze_rand_vec = False
         self.simulator.seeded_rand_vec = True
         self.simulator._set_task_called = True

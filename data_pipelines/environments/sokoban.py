@@ -1,8 +1,8 @@
 """Sokoban from pixels: 7x7 levels with one or two boxes, drawn as one 16x16 tile (one image patch) a cell.
 
-Levels are our own (`sokoban_levels`); the ring of walls is not drawn, since it is the same in every level. An episode ends
-when every box stands on a target, and also, unsolved, as soon as it can no longer be solved: nothing that happens after
-that could change its score. The only reward is 1 for the solution.
+Levels are our own (`sokoban_levels`); the ring of walls is not drawn, since it is the same in every level. An episode
+ends when every box stands on a target, and also, unsolved, as soon as it can no longer be solved: nothing that happens
+after that could change its score. The only reward is 1 for the solution.
 """
 
 from __future__ import annotations

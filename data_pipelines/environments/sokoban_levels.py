@@ -1,8 +1,8 @@
 """Sokoban levels small enough to be solved completely: every state, its successors, and its distance to the solution.
 
-A 7x7 level is a ring of walls around 5x5 cells. With one box that leaves fewer than 625 states, with two fewer than 15,625,
-so no heuristic search is needed: one backward sweep gives the exact number of moves left from *every* state. That also
-tells which states are dead, and gives an expert's answer wherever noise has led an episode.
+A 7x7 level is a ring of walls around 5x5 cells. With one box that leaves fewer than 625 states, with two fewer than
+15,625, so no heuristic search is needed: one backward sweep gives the exact number of moves left from *every* state. It
+also tells which states are dead, and gives an expert's answer wherever noise has led an episode.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ SIZE = 5  # Cells a side inside the ring of walls.
 MOVES = ((-1, 0), (1, 0), (0, -1), (0, 1))  # Up, down, left, right: (row, column) steps; the order of the actions.
 UNSOLVABLE = 30_000  # "Distance" of a dead state; larger than any real one.
 
-_INNER_WALLS = (3, 9)  # Least and largest number of walls inside the ring.
-_SOLUTION = (6, 36)  # Least and largest number of moves of the shortest solution of a level.
+_INNER_WALLS = (1, 5)  # Least and largest number of walls inside the ring.
+_SOLUTION = (4, 36)  # Least and largest number of moves of the shortest solution of a level.
 # One start position in eight is kept for evaluation, chosen by a checksum: no collected level can ever be evaluated.
 _HELD_OUT_SHARE = 8
 

@@ -1,6 +1,6 @@
 """Closed-form controllers for DM Control tasks: deterministic, about 0.1 CPU seconds per 1,000 steps, easy to imitate.
 
-Each function is a `Task.expert`: it takes a `DMControlEnvironment` after its reset and returns the policy of the episode.
+Each function is a `Task.expert`: it takes a `DMControlEnvironment` after its reset and returns the episode's policy.
 Angles are in radians, 0 is upright; the gains were chosen on one seed and scored on others.
 """
 
@@ -17,7 +17,7 @@ _GRAVITY = 9.81
 
 
 def reacher_policy(environment: Any, rng: np.random.Generator) -> Policy:
-    """Inverse kinematics of the two links (both 0.12 m) and PD on the joints, to the nearer of the two elbow solutions."""
+    """Inverse kinematics of the two links (both 0.12 m) and PD on the joints, to the nearer elbow solution."""
     del rng
     length, reach = 0.12, (0.02, 0.2395)
     physics = environment.simulator.physics

@@ -29,8 +29,8 @@ class _BoundedStack(list):
 def bot_policy(environment: Any, rng: np.random.Generator) -> Policy:
     """`Task.expert` of a `BabyAIEnvironment`.
 
-    The policy raises `ExpertError` where the bot gives up (a wrong box was opened, nothing is left to explore) or exceeds
-    its budget.
+    The policy raises `ExpertError` where the bot gives up (a wrong box was opened, nothing is left to explore) or
+    exceeds its budget.
     """
     del rng
     package = import_package("minigrid.utils.baby_ai_bot", "babyai")
@@ -44,6 +44,6 @@ def bot_policy(environment: Any, rng: np.random.Generator) -> Policy:
             action = bot.replan(environment.executed)
         except (AssertionError, package.DisappearedBoxError) as error:
             raise ExpertError(f"the BabyAI bot gave up on {environment.simulator.mission!r}: {error}") from error
-        return {"action": np.int32(action)}
+        return {"action": np.asarray(action, np.int32)}
 
     return act

@@ -64,12 +64,13 @@ class BallInCupPlanner:
         # weights[h, k]: share of knot k in the action of step h.
         self._weights = np.stack([np.interp(self._steps, self._at, row) for row in np.eye(config.knots)], axis=1)
         self._knots = np.zeros((config.knots, self._model.nu))
-        self._age: int | None = None
+        self._age = config.every  # steps executed of the current plan; so the first action asks for one
+        self._planned = False
 
     def act(self, observation: Observation) -> Action:
         """The next action of the plan; plans anew every few steps. Reads the simulator's state, not the observation."""
         del observation
-        if self._age is None or self._age >= self._config.every:
+        if self._age >= self._config.every:
             self._plan()
         action = self._weights[self._age] @ self._knots
         self._age += 1
@@ -77,7 +78,7 @@ class BallInCupPlanner:
 
     def _plan(self) -> None:
         config, actions = self._config, self._weights @ self._knots
-        if self._age:  # warm start: drop the steps that were executed, hold the last action at the end
+        if self._planned:  # warm start: drop the steps that were executed, hold the last action at the end
             actions = np.concatenate([actions[self._age :], np.repeat(actions[-1:], self._age, axis=0)])
             self._knots = np.stack([np.interp(self._at, self._steps, column) for column in actions.T], axis=1)
         noise = config.deviation * self._rng.standard_normal((config.samples, *self._knots.shape))
@@ -88,7 +89,7 @@ class BallInCupPlanner:
         returns = self._returns(np.einsum("hk,nku->nhu", self._weights, candidates))
         weights = np.exp((returns - returns.max()) / max(config.temperature * returns.std(), 1e-6))
         self._knots = np.einsum("n,nku->ku", weights / weights.sum(), candidates)
-        self._age = 0
+        self._age, self._planned = 0, True
 
     def _returns(self, actions: np.ndarray) -> np.ndarray:
         """Mean shaped reward [n] of action sequences [n, horizon, 2] from the simulator's current state."""

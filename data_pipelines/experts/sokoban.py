@@ -1,7 +1,7 @@
 """The Sokoban expert: the first move, in the order of the actions, that lies on a shortest solution.
 
-The answer is a function of the position alone, with ties always broken in the same way, so that it can be learned from the
-image; and there is one for every position from which the level can still be solved, wherever noise has led the episode.
+The answer is a function of the position alone, with ties always broken in the same way, so that it can be learned from
+the image; and there is one for every position from which the level can still be solved, wherever noise has led.
 """
 
 from __future__ import annotations

@@ -34,7 +34,12 @@ COLORS = ("red", "green", "blue", "purple", "yellow", "grey")
 TYPES = ("ball", "box", "key")
 
 _PLURALS = {"ball": "balls", "box": "boxes", "key": "keys"}
-_COUNT = ("how many {plural} are there?", "how many {plural}?", "count the {plural}.", "what is the number of {plural}?")
+_COUNT = (
+    "how many {plural} are there?",
+    "how many {plural}?",
+    "count the {plural}.",
+    "what is the number of {plural}?",
+)
 _COLOR = ("what color is the {type}?", "which color does the {type} have?", "the {type} is of what color?")
 _PRESENT = ("is there a {object}?", "do you see a {object}?", "does the room have a {object}?")
 _MENTION = re.compile(rf"\b({'|'.join(COLORS)}) ({'|'.join(TYPES)})\b")

@@ -1,39 +1,24 @@
 """Captions of held-out scenes, scored by the objects they name, with shuffled images as the control.
 
-A caption lists objects, "a red ball, a green key". Two captions of a scene may differ in order and still be right, so the
-score is the F1 between the two multisets of objects, averaged over scenes. Shown the picture of another scene, a network that
-looks at pictures must fall to what the language alone gives.
+A caption lists objects, "a red ball, a green key". Two captions of a scene may differ in order and still be right, so
+the score is the F1 between the two multisets of objects, averaged over scenes. Shown the picture of another scene, a
+network that looks at pictures must fall to what the language alone gives.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from gato.data_pipelines.sources.captions import object_f1, object_set
 from gato.evaluation.scores import bootstrap_interval
 
-_OBJECT = re.compile(r"\b(?:a|an|the|one)\s+((?:[a-z]+\s+)?[a-z]+)\b")
 SAMPLES = 8
 
 # Texts for images [N, H, W, C] and, for questions, a question each.
 Generate = Callable[[np.ndarray, Sequence[str] | None], list[str]]
-
-
-def object_set(caption: str) -> Counter[str]:
-    """The objects of a caption: what follows an article, e.g. {"red ball": 2, "green key": 1}."""
-    return Counter(_OBJECT.findall(caption.lower()))
-
-
-def object_f1(predicted: str, reference: str) -> float:
-    """F1 of the two multisets of objects; 1.0 if both are empty."""
-    found, wanted = object_set(predicted), object_set(reference)
-    if not found and not wanted:
-        return 1.0
-    return 2 * sum((found & wanted).values()) / (sum(found.values()) + sum(wanted.values()))
 
 
 def derangement(count: int, seed: int) -> np.ndarray:
@@ -57,8 +42,9 @@ def evaluate_captions(
       references: N captions.
 
     Returns:
-      ``object_f1`` with its 95 % interval ``low``, ``high``; ``exact``, the share of captions with exactly the right objects;
-      ``shuffled_object_f1``; ``episodes`` = N; ``samples``: indices with the reference and the text of the first few.
+      ``object_f1`` with its 95 % interval ``low``, ``high``; ``exact``, the share of captions with exactly the right
+      objects; ``shuffled_object_f1``; ``episodes`` = N; ``samples``: indices with the reference and the text of the
+      first few.
     """
     texts = generate(images, None)
     shuffled = generate(images[derangement(len(images), seed)], None)
@@ -81,7 +67,7 @@ def evaluate_captions(
 def evaluate_questions(
     generate: Generate, images: np.ndarray, questions: Sequence[str], references: Sequence[str], seed: int = 0
 ) -> dict[str, Any]:
-    """Answers the questions, with the right images and with shuffled ones: share of exact answers, and sample answers."""
+    """Answers the questions, with the right and with shuffled images: share of exact answers, and sample answers."""
     texts = generate(images, questions)
     shuffled = generate(images[derangement(len(images), seed)], questions)
     right = [_same(text, reference) for text, reference in zip(texts, references, strict=True)]

@@ -131,7 +131,7 @@ def _scores(summary: Mapping[str, Any]) -> str:
         marks.append(
             f"<li>{ring}the agent without what it needs: {html.escape(', '.join(controls).replace('_', ' '))}</li>"
         )
-    body = []
+    body: list[str] = []
     means = summary.get("suites") or {}
     for suite, scores in suites.items():
         mean = f" · mean {number(means[suite])}" if means.get(suite) is not None else ""
@@ -174,7 +174,16 @@ def _films(folder: Path, summary: Mapping[str, Any]) -> str:
 
 def _captions(folder: Path, summary: Mapping[str, Any]) -> str:
     captions: Mapping[str, Any] = _json(folder / "captions.json", {})
-    figures = []
+    figures, scores = [], []
+    for source, score in (summary.get("captions") or {}).items():
+        metric = "object_f1" if "object_f1" in score else "accuracy"
+        names = {"object_f1": "F1 of the objects named", "accuracy": "right answers"}
+        interval = f"[{number(_number(score.get('low')))}, {number(_number(score.get('high')))}]"
+        shuffled = number(_number(score.get(f"shuffled_{metric}")))
+        scores.append(
+            f"<tr><td>{html.escape(source)}: {names[metric]}</td><td class='n'>{number(_number(score[metric]))} {interval}"
+            f"</td><td class='n'>with shuffled images {shuffled}</td></tr>"
+        )
     for sample in captions.get("samples", []):
         image = sample["image"]
         if not image.startswith("data:"):
@@ -189,10 +198,11 @@ def _captions(folder: Path, summary: Mapping[str, Any]) -> str:
         )
     if not figures:
         return ""
+    table = f'<div class="card"><table>{"".join(scores)}</table></div>' if scores else ""
     return _section(
         "What it sees",
         "Captions and answers for held-out scenes, as the network wrote them; green where every word is right.",
-        f'<div class="gallery captions">{"".join(figures)}</div>',
+        f'{table}<div class="gallery captions">{"".join(figures)}</div>',
     )
 
 

@@ -1,8 +1,9 @@
 """Episodes in parallel environments: many simulators in one process, stepped in a batch, one call of the policy a step.
 
-A *row* of the batch holds one environment of one task. It plays that task's episodes one after the other until the task's
-seeds are used up; so few environments (which are slow to build) play many episodes. Rows that have nothing left to play
-are no longer stepped, and leave the batch once two thirds of it are idle: shapes change rarely, not at every step.
+A *row* of the batch holds one environment of one task. It plays that task's episodes one after the other until the
+task's seeds are used up; so few environments (which are slow to build) play many episodes. Rows that have nothing left
+to play are no longer stepped, and leave the batch once two thirds of it are idle: shapes change rarely, not at every
+  step.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from gato.data_pipelines.environments.base import EVALUATION_SEED, Action, Envir
 SEEDS_PER_RUN = 10_000
 # A smaller batch is a new compilation, which costs as much as some hundred steps: worth it only for a large difference.
 SMALL_BATCH, SHRINK = 12, 3
-MAX_FRAMES = 160
+MAX_FRAMES = 100
 
 
 class BatchPolicy(Protocol):
@@ -41,8 +42,8 @@ class Entry:
     """One line of the evaluation: a task, or a task under a control.
 
     Attributes:
-      metric: "success" or "return". Success counts at any step within the limit, so an episode that is scored by success
-        ends there; its return is that of the steps until then.
+      metric: "success" or "return". Success counts at any step within the limit, so an episode that is scored by
+        success ends there; its return is that of the steps until then.
       film: the first so many episodes are filmed.
     """
 
@@ -71,7 +72,7 @@ class Outcome:
 
 
 def plan_rows(entries: Sequence[Entry], rows: int) -> list[int]:
-    """Entry index of every row: about ``rows`` in all, shared evenly, at least one and at most ``episodes`` an entry."""
+    """Entry index of every row: about ``rows`` in all, the same number for each entry, at most its ``episodes``."""
     share = max(1, math.ceil(rows / max(1, len(entries))))
     return [index for index, entry in enumerate(entries) for _ in range(min(share, entry.episodes))]
 

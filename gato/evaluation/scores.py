@@ -1,7 +1,6 @@
 """Scores: what the episodes of a task say, on a scale from random (0) to expert (100).
 
-Normalised score = 100 * (S - S_random) / (S_expert - S_random), as in Gato (section 4.1, appendix F); the score of a suite
-is the mean over its tasks. A task whose expert is not better than random has no such scale: its normalised score is
+Normalised score = 100 * (S - S_random) / (S_expert - S_random), as in Gato (section 4.1); the score of a suite is the mean over its tasks. A task whose expert is not better than random has no such scale: its normalised score is
 undefined (null, with the reason) and it counts nowhere, never as solved.
 """
 
@@ -54,9 +53,9 @@ def task_entry(
       specialist: [M] scores of the specialist's episodes, where one was trained.
 
     Returns:
-      ``score`` and its 95 % interval ``low``, ``high`` (in the task's units), ``normalised`` with ``normalised_low`` and
-      ``normalised_high`` (null where undefined, then ``undefined`` holds the reason), ``random``, ``expert``, ``metric``,
-      ``episodes`` and, where given, ``specialist`` and ``specialist_normalised``.
+      ``score`` and its 95 % interval ``low``, ``high`` (in the task's units), ``normalised`` with ``normalised_low``
+      and ``normalised_high`` (null where undefined, then ``undefined`` holds the reason), ``random``, ``expert``,
+      ``metric``, ``episodes`` and, where given, ``specialist`` and ``specialist_normalised``.
     """
     score = float(np.mean(values))
     low, high = bootstrap_interval(values, seed=seed)

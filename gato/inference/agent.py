@@ -5,16 +5,16 @@
     actions = agent.act(observations)                  # 20 observations -> 20 actions
     actions = agent.act(observations, rewards=rewards)
 
-One compiled call a timestep appends the new tokens to a cache and samples the action token by token, each from the ids that
-are legal for it (Gato section 2.4; what the memory holds is in `memory`). What a recipe conditions on comes from its
-`Conditioning`; nothing here knows a recipe.
+One compiled call a timestep appends the new tokens to a cache and samples the action token by token, each from the ids
+that are legal for it (Gato section 2.4; what the memory holds is in `memory`). What a recipe conditions on comes from
+its `Conditioning`; nothing here knows a recipe.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ import numpy as np
 from gato.data_pipelines.environments.base import Action, Observation
 from gato.data_pipelines.episode import Episode
 from gato.inference import sampler
-from gato.inference.chunk import Piece, lengths, pack, rounded
+from gato.inference.chunk import Piece, lengths, pack, rounded, used
+from gato.inference.generate import generate
 from gato.inference.memory import Memory
 from gato.inference.observations import split_actions, stack_observations
 from gato.model.cache import Cache, init_cache
@@ -83,12 +84,12 @@ class Agent:
 
     @classmethod
     def from_checkpoint(cls, path: Path | str, seed: int = 0) -> Agent:
-        """The agent of a run directory's newest checkpoint, or of ``<run>/checkpoints/<step>``. Raises CheckpointError."""
+        """Of a run directory's newest checkpoint, or of ``<run>/checkpoints/<step>``. Raises CheckpointError."""
         params, meta = load_for_inference(path)
         return cls(params, meta, seed)
 
     def source(self, name: str) -> tuple[str, SourceMeta]:
-        """(name, meta) of the source of this name, or of the first whose task has it. Raises AgentError with a suggestion."""
+        """(name, meta) of the source of this name, or of the first with this task. AgentError with a suggestion."""
         if name in self.meta.sources:
             return name, self.meta.sources[name]
         for known, source in self.meta.sources.items():
@@ -96,7 +97,9 @@ class Agent:
                 return known, source
         near = difflib.get_close_matches(name, self.meta.sources, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(sorted(self.meta.sources)) or 'none'}"
-        raise AgentError(f"source {name!r} is not in this checkpoint; {hint} A new embodiment is given by reset(spec=...)")
+        raise AgentError(
+            f"source {name!r} is not in this checkpoint; {hint} A new embodiment is given by reset(spec=...)"
+        )
 
     def reset(
         self,
@@ -113,11 +116,12 @@ class Agent:
         """New episodes begin in all of a batch of environments.
 
         Args:
-          source: name of a source or task of the checkpoint, which gives the spec, the window and the length of prompts.
+          source: name of a source or task of the checkpoint, which gives the spec, the window and the length of
+            prompts.
           batch: number of environments; by default one for each prompt, or one.
           spec: of a new embodiment, instead of a source (or another spec for it).
-          prompts: for each environment a demonstration, or None. The end of it is shown, as many timesteps as prompts had in
-            training: half of training's prompts are the end of an episode, and it shows the goal.
+          prompts: for each environment a demonstration, or None. The end of it is shown, as many timesteps as prompts
+            had in training: half of training's prompts are the end of an episode, and it shows the goal.
           sources: for each environment its source, where tasks of one embodiment are played in one batch.
           targets: for each environment what the recipe is conditioned on; None: the recipe's default for the source.
           window_timesteps: timesteps of memory behind the prompt, instead of those of training.
@@ -139,15 +143,15 @@ class Agent:
         spec = spec or metas[0].spec
         first = metas[0] if metas else SourceMeta(spec)
         for name, meta in zip(sources or (), metas, strict=True):
-            if (meta.spec, meta.window_timesteps) != (metas[0].spec, metas[0].window_timesteps):
-                raise AgentError(f"reset: {name!r} has another spec or window than {sources[0]!r}; act in separate batches")  # type: ignore[index]
+            if (meta.spec, meta.window_timesteps) != (first.spec, first.window_timesteps):
+                raise AgentError(f"reset: {name!r} has another spec or window than the first source: use another batch")
         if spec.kind != "control" or not spec.actions:
             raise AgentError(f"source {source or 'of this spec'!r} has no actions; text is written by `generate`")
         layout = self.meta.layout
         if layout.timestep[-1] != "action":
             raise SpecError(
-                f"layout part {layout.timestep[-1]!r} stands after the action, where its value is not known while acting; "
-                "let it stand before the next observation"
+                f"layout part {layout.timestep[-1]!r} stands after the action, where its value is not known while "
+                "acting; let it stand before the next observation"
             )
         ranges = tuple((int(lo), int(hi)) for lo, hi in self.tokenizer.action_ranges(spec))
         ragged = any(leaf.modality == "text" for leaf in spec.observations.values())
@@ -162,7 +166,7 @@ class Agent:
         cache = init_cache(self.meta.model, batch, capacity, self.params)
         if pieces:
             tokens, valid = pack(pieces, batch, capacity, self.meta.vocabulary.padding)
-            cache = sampler.extend(self.meta.model, self.params, cache, _used(tokens), valid)
+            cache = sampler.extend(self.meta.model, self.params, cache, used(tokens), valid)
         statistics = [meta.statistics for meta in metas] or [{}] * batch
         self._session = _Session(
             spec=spec,
@@ -177,12 +181,15 @@ class Agent:
         )
         self.restart(range(batch))
 
-    def act(self, observations: Sequence[Observation], rewards: Sequence[float] | np.ndarray | None = None) -> list[Action]:
+    def act(
+        self, observations: Sequence[Observation], rewards: Sequence[float] | np.ndarray | None = None
+    ) -> list[Action]:
         """The next action of each environment: leaf path -> array, always legal for the embodiment.
 
         Args:
           observations: one for each environment, flat or nested.
-          rewards: [B] what followed each last action, for recipes that condition on it; ignored where an episode begins.
+          rewards: [B] what followed each last action, for recipes that condition on it; ignored where an episode
+            begins.
 
         Raises:
           AgentError: no `reset` before, a wrong number of observations, or a recipe that needs rewards and got none.
@@ -212,8 +219,8 @@ class Agent:
             self.meta.model,
             session.ranges,
             self.params,
-            session.cache.replace(length=jnp.asarray(memory.lengths)),
-            _used(tokens),
+            dataclasses.replace(session.cache, length=jnp.asarray(memory.lengths)),
+            used(tokens),
             valid,
             self._key,
             np.int32(self._calls),
@@ -240,6 +247,32 @@ class Agent:
         session.targets = [session.targets[row] for row in rows]
         session.derived = [session.derived[row] for row in rows]
         session.patch_capacity = 0
+
+    def generate(
+        self,
+        source: str,
+        documents: Mapping[str, Sequence[Any]],
+        *,
+        begin: str = "",
+        temperature: float | None = None,
+        limit: int = 64,
+    ) -> list[str]:
+        """Texts for N documents of a source: captions for ``{"image": images}``, answers with ``"question"`` too.
+
+        `temperature` None takes the recipe's (Gato: 0.9), 0 is greedy; the rest as in `gato.inference.generate`.
+        """
+        self._calls += 1
+        return generate(
+            self.meta.model,
+            self.params,
+            self.tokenizer,
+            documents,
+            self.source(source)[1].spec,
+            key=jax.random.fold_in(self._key, self._calls),
+            temperature=self.recipe.decoding.text_temperature if temperature is None else temperature,
+            limit=limit,
+            begin=begin,
+        )
 
     def _active(self) -> _Session:
         if self._session is None:
@@ -283,16 +316,8 @@ class Agent:
             return
         capacity = _round_up(needed, CAPACITY_ROUNDING)
         grown = init_cache(self.meta.model, session.memory.batch, capacity, self.params)
-        session.cache = grown.replace(
-            k=grown.k.at[:, :, :, : old.capacity].set(old.k), v=grown.v.at[:, :, :, : old.capacity].set(old.v)
-        )
-
-
-def _used(tokens: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Without the patch arrays where there is no patch: less to compile and to copy."""
-    if len(tokens["patches"]):
-        return dict(tokens)
-    return {name: tokens[name] for name in ("ids", "local_position")}
+        k, v = (new.at[:, :, :, : old.capacity].set(part) for new, part in ((grown.k, old.k), (grown.v, old.v)))
+        session.cache = dataclasses.replace(grown, k=k, v=v)
 
 
 def _round_up(count: int, multiple: int) -> int:

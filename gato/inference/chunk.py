@@ -1,19 +1,19 @@
 """Chunks: ragged tokens of a batch of rows, laid out as the fixed-shape arrays that one compiled call takes.
 
-The tokenizer sees the observations of all environments in one vectorised call, as if they were the timesteps of one episode;
-here its flat result is dealt out to the rows. A chunk of a row is a concatenation of pieces: remembered timesteps, the last
-action, the new observation. Everything is numpy; nothing loops over rows.
+The tokenizer sees the observations of all environments in one vectorised call, as if they were the timesteps of one
+episode; here its flat result is dealt out to the rows. A chunk of a row is a concatenation of pieces: remembered
+timesteps, the last action, the new observation. Everything is numpy; nothing loops over rows.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from gato.tokenizers.layout import KINDS
-from gato.tokenizers.token_sequence import ACTION_POSITION, TokenSequence
+from gato.tokenizers.token_sequence import ACTION_POSITION, NO_POSITION, TokenSequence
 
 PATCH_SIZE = 16
 # Chunks of embodiments with text vary in length; rounding keeps the number of compiled shapes small.
@@ -59,17 +59,12 @@ class Piece:
     @staticmethod
     def of_actions(ids: np.ndarray) -> Piece:
         """Action tokens ``ids`` [rows, n]."""
-        rows, count = ids.shape
-        size = rows * count
-        return Piece(
-            np.repeat(np.arange(rows, dtype=np.int32), count),
-            ids.reshape(-1),
-            np.full(size, ACTION_POSITION, np.int16),
-            np.full(size, KINDS.index("action"), np.int8),
-            np.full(size, -1, np.int32),
-            np.zeros((0, PATCH_SIZE, PATCH_SIZE, 3), np.uint8),
-            np.zeros((0, 4), np.int16),
-        )
+        return _without_patches(ids, "action", ACTION_POSITION)
+
+    @staticmethod
+    def of_text(ids: np.ndarray) -> Piece:
+        """Text tokens ``ids`` [rows, n] of documents."""
+        return _without_patches(ids, "text", NO_POSITION)
 
     def take(self, rows: np.ndarray) -> Piece:
         """Only the tokens of the rows chosen by the boolean mask ``rows`` [B], at their places."""
@@ -98,6 +93,20 @@ class Piece:
         )
 
 
+def _without_patches(ids: np.ndarray, kind: str, local_position: int) -> Piece:
+    rows, count = ids.shape
+    size = rows * count
+    return Piece(
+        np.repeat(np.arange(rows, dtype=np.int32), count),
+        ids.reshape(-1),
+        np.full(size, local_position, np.int16),
+        np.full(size, KINDS.index(kind), np.int8),
+        np.full(size, -1, np.int32),
+        np.zeros((0, PATCH_SIZE, PATCH_SIZE, 3), np.uint8),
+        np.zeros((0, 4), np.int16),
+    )
+
+
 def lengths(pieces: Sequence[Piece], batch: int) -> np.ndarray:
     """Tokens of every row, int32 [batch]."""
     total = np.zeros(batch, np.int32)
@@ -120,14 +129,14 @@ def pack(
       pieces: in the order in which they follow each other in a row; a row may have no token in a piece.
       batch, length: B and n of the result; ``length`` is at least the longest row.
       padding: id of the tokens behind a row's end.
-      patch_capacity: least number of patches in the result. Equal patches are stored once (the backgrounds of games and the
-        tiles of grid worlds repeat); where they need more room, it doubles until they fit.
+      patch_capacity: least number of patches in the result. Equal patches are stored once (the backgrounds of games and
+        the tiles of grid worlds repeat); where they need more room, it doubles until they fit.
 
     Returns:
-      The arrays ``ids``, ``local_position``, ``kinds``, ``patch_index`` [B, n], ``patch_intervals`` [B, n, 4], ``patches``
-      [capacity, 16, 16, 3] of a batch, and the number of valid tokens, int32 [B].
+      The arrays ``ids``, ``local_position``, ``kinds``, ``patch_index`` [B, n], ``patch_intervals`` [B, n, 4],
+      ``patches`` [capacity, 16, 16, 3] of a batch, and the number of valid tokens, int32 [B].
     """
-    tokens = {
+    tokens: dict[str, np.ndarray] = {
         "ids": np.full((batch, length), padding, np.int32),
         "local_position": np.full((batch, length), -1, np.int16),
         "kinds": np.full((batch, length), KINDS.index("special"), np.int8),
@@ -170,3 +179,9 @@ def _distinct(patches: Sequence[np.ndarray], capacity: int) -> tuple[np.ndarray,
     result = np.zeros((capacity, *pixels.shape[1:]), np.uint8)
     result[: len(first)] = pixels[first]
     return result, numbers.reshape(-1).astype(np.int32)
+
+
+def used(tokens: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the network reads; without the patch arrays where there is no patch: less to compile and to copy."""
+    patches = ("patch_index", "patch_intervals", "patches") if len(tokens["patches"]) else ()
+    return {name: tokens[name] for name in ("ids", "local_position", *patches)}

@@ -1,9 +1,9 @@
 """What each row of the cache holds: its prompt and the last timesteps, as the network saw them in training.
 
-A training segment is a prompt (sometimes) and a window of w consecutive timesteps. Acting keeps to that: a row holds its
-prompt and at most w timesteps. Positions in the cache are absolute and a cache that slides would give every new timestep the
-same ones; so when a row is full, the cache is set back to the prompt's end and the newest w // 2 timesteps are appended again
-behind it (w = 1: every timestep starts right behind the prompt). Setting back costs nothing and disturbs nothing.
+A training segment is a prompt (sometimes) and a window of w consecutive timesteps. Acting keeps to that: a row holds
+its prompt and at most w timesteps. Positions in the cache are absolute and a cache that slides would give every new
+timestep the same ones; so when a row is full, the cache is set back to the prompt's end and the newest w // 2 timesteps
+are appended again behind it (w = 1: every timestep starts right behind the prompt). Setting back costs nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Memory:
 
     Args:
       prompt_lengths: int32 [B], tokens of each row's prompt, which are in the cache.
-      window: timesteps that a row may hold behind its prompt, the current one included; None: as many as the budget holds.
+      window: timesteps that a row may hold behind its prompt, the current one included; None: as many as the budget
+        holds.
       budget: tokens of a training row; prompt and timesteps stay within it (one timestep is always held).
       action_tokens: A, tokens of one action.
 

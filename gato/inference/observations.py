@@ -15,7 +15,8 @@ def stack_observations(observations: Sequence[Mapping[str, Any]], spec: EpisodeS
     """One observation (flat or nested) of each of B environments -> leaf path -> array [B, *shape], or B strings.
 
     Raises:
-      SpecError: a leaf is missing, has another shape, or is no text where the spec says text. Names the environment and leaf.
+      SpecError: a leaf is missing, has another shape, or is no text where the spec says text. Names the environment and
+        leaf.
     """
     flat = [dict(flatten(o)) if any(isinstance(v, Mapping) for v in o.values()) else o for o in observations]
     stacked: dict[str, Any] = {}
@@ -27,7 +28,9 @@ def stack_observations(observations: Sequence[Mapping[str, Any]], spec: EpisodeS
         if leaf.modality == "text":
             for i, value in enumerate(values):
                 if not isinstance(value, str):
-                    raise SpecError(f"observation {path!r} of environment {i}: {type(value).__name__}, the spec says text")
+                    raise SpecError(
+                        f"observation {path!r} of environment {i}: {type(value).__name__}, the spec says text"
+                    )
             stacked[path] = values
             continue
         arrays = [np.asarray(value) for value in values]

@@ -1,11 +1,13 @@
 """The compiled part of acting: append a chunk to the cache, then sample tokens one after the other on the device.
 
-All functions are pure; their shapes and the legal ranges are static, so one embodiment needs one compilation. The cache is
+All functions are pure; their shapes and the legal ranges are static, so one embodiment needs one compilation. The cache
+is
 donated: the call that appends to it owns it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from typing import Any
@@ -59,8 +61,8 @@ def extend_and_act(
       temperature: scalar; 0 is greedy.
 
     Returns:
-      ids int32 [B, A], logits float32 [B, A, W] over ids ``lo .. lo + W`` (W the widest range; beyond a token's own range they
-      are ILLEGAL), and the cache, which holds all but the last action token.
+      ids int32 [B, A], logits float32 [B, A, W] over ids ``lo .. lo + W`` (W the widest range; beyond a token's own
+      range they are ILLEGAL), and the cache, which holds all but the last action token.
     """
     model = GatoModel(config)
     widest = max(hi - lo for lo, hi in ranges)
@@ -151,7 +153,7 @@ def extend_and_write(
 @functools.partial(jax.jit, donate_argnames="cache")
 def select_rows(cache: Cache, rows: jax.Array) -> Cache:
     """Row ``rows[i]`` of the cache becomes row i; a row may be taken more than once."""
-    return cache.replace(k=cache.k[:, rows], v=cache.v[:, rows], length=cache.length[rows])
+    return dataclasses.replace(cache, k=cache.k[:, rows], v=cache.v[:, rows], length=cache.length[rows])
 
 
 def _last_valid(hidden_BND: jax.Array, valid: jax.Array) -> jax.Array:

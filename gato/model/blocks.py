@@ -88,13 +88,7 @@ class Attention(nn.Module):
     ) -> tuple[jax.Array, Cache | None]:
         config, dtype = self.config, x_BLD.dtype
         width, heads, size = config.width, config.heads, config.head_dim
-        kernel = self.param(
-            "qkv",
-            _kernel(("embed", "parts", "heads", "head_dim"), inputs=1),
-            (width, 3, heads, size),
-        )
-        qkv = jnp.einsum("bld,dphk->pbhlk", x_BLD, kernel.astype(dtype))
-        q, k, v = (constrain(part, self.mesh, "batch", "heads", "length", "head_dim") for part in qkv)
+        q, k, v = (self._heads(x_BLD, name) for name in ("query", "key", "value"))
         position = None
         if config.position == "rope":
             table = rope.rotation(context.positions_BL, size)
@@ -103,9 +97,11 @@ class Attention(nn.Module):
             zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("heads", "head_dim"))
             u_HK, v_HK = (self.param(name, zeros, (heads, size)).astype(dtype) for name in ("u", "v"))
             kernel = self.param("relative", _kernel(("embed", "heads", "head_dim"), inputs=1), (width, heads, size))
-            keys_HMK = (
-                project_sinusoids(kernel, x_BLD.shape[1], dtype) if cache is None else cache.relative[layer]  # type: ignore[index]
-            )
+            if cache is None:
+                keys_HMK = project_sinusoids(kernel, x_BLD.shape[1], dtype)
+            else:
+                assert cache.relative is not None
+                keys_HMK = cache.relative[layer]
             position = attention.Position(q + v_HK[:, None], keys_HMK)
             q = q + u_HK[:, None]
         if cache is None:
@@ -119,10 +115,19 @@ class Attention(nn.Module):
             mixed = attention.cached_attention(q, layer_k, layer_v, context.positions_BL, position)
         kernel = self.param("out", _kernel(("heads", "head_dim", "embed"), 2, config.layers), (heads, size, width))
         if hidden_at is None:
-            return jnp.einsum("bhlk,hkd->bld", mixed, kernel.astype(dtype)), cache
+            out = _dense(mixed.swapaxes(1, 2).reshape(*x_BLD.shape[:2], heads * size), kernel)
+            return out, cache
         length = x_BLD.shape[1]
         mixed_NHK = mixed[hidden_at // length, :, hidden_at % length]
-        return jnp.einsum("nhk,hkd->nd", mixed_NHK, kernel.astype(dtype)), cache
+        return _dense(mixed_NHK.reshape(-1, heads * size), kernel), cache
+
+    def _heads(self, x_BLD: jax.Array, name: str) -> jax.Array:
+        """[B, L, D] -> [B, H, L, K]."""
+        config = self.config
+        shape = (config.width, config.heads, config.head_dim)
+        kernel = self.param(name, _kernel(("embed", "heads", "head_dim"), inputs=1), shape)
+        x_BLHK = _dense(x_BLD, kernel).reshape(*x_BLD.shape[:2], *shape[1:])
+        return constrain(x_BLHK.swapaxes(1, 2), self.mesh, "batch", "heads", "length", "head_dim")
 
 
 def project_sinusoids(kernel_DHK: jax.Array, length: int, dtype: jnp.dtype) -> jax.Array:
@@ -132,7 +137,7 @@ def project_sinusoids(kernel_DHK: jax.Array, length: int, dtype: jnp.dtype) -> j
 
 
 class FeedForward(nn.Module):
-    """GEGLU (Shazeer 2020): D -> hidden, its first half gates its second, hidden / 2 -> D."""
+    """GEGLU (Shazeer 2020): D -> hidden, whose first half gates its second; hidden / 2 -> D."""
 
     config: ModelConfig
     mesh: Mesh | None
@@ -140,10 +145,21 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width, half = self.config.width, self.config.hidden // 2
-        up = self.param("up", _kernel(("embed", "parts", "hidden"), inputs=1), (width, 2, half))
+        # Two kernels for the two halves: a slice of one product costs a padded sum in the backward pass.
+        up = _kernel(("embed", "hidden"), inputs=1)
+        gate, value = (_dense(x, self.param(name, up, (width, half))) for name in ("gate", "value"))
         down = self.param("down", _kernel(("hidden", "embed"), 1, self.config.layers), (half, width))
-        both = jnp.einsum("...d,dph->...ph", x, up.astype(x.dtype))
-        return (nn.gelu(both[..., 0, :]) * both[..., 1, :]) @ down.astype(x.dtype)
+        return _dense(nn.gelu(gate) * value, down)
+
+
+def _dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """[..., inputs] times a kernel whose axes, flattened, are [inputs, outputs].
+
+    All leading axes become one: the kernel's gradient is then a plain matrix product, which is twice as fast on a CPU.
+    """
+    inputs = x.shape[-1]
+    out = x.reshape(-1, inputs) @ kernel.reshape(inputs, -1).astype(x.dtype)
+    return out.reshape(*x.shape[:-1], out.shape[-1])
 
 
 def _norm(name: str, config: ModelConfig) -> nn.RMSNorm:

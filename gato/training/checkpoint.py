@@ -124,7 +124,7 @@ def _context() -> ocp.Context:
     context.atomicity.mode = ocp.options.AtomicityMode.COMMIT_FILE
     registry = ocp.handlers.local_registry()
     for name in ("data", "meta"):
-        registry.add(ocp.handlers.JsonHandler, name)
+        registry.add(ocp.handlers.JsonHandler, checkpointable_name=name)
     context.checkpointables.registry = registry
     return context
 

@@ -13,12 +13,16 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from gato.tokenizers.errors import GatoError
 
-# Names of the leaves that are matrices (or convolutions) of a layer.
-DECAYED = frozenset({"kernel", "qkv", "relative", "out", "up", "down"})
+# Names of the model's leaves. One that stands in neither set is an error: somebody has to decide.
+DECAYED = frozenset({"kernel", "query", "key", "value", "relative", "out", "gate", "down"})
+NOT_DECAYED = frozenset(
+    {"table", "local_positions", "action_position", "patch_rows", "patch_columns", "scale", "bias", "u", "v"}
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,18 +75,34 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedul
             f"the run has {steps} steps, but optimizer.warmup_steps is {config.warmup_steps}: "
             "lengthen the run or shorten the warm-up"
         )
-    return optax.warmup_cosine_decay_schedule(
-        init_value=config.initial_learning_rate if config.warmup_steps else config.learning_rate,
-        peak_value=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        decay_steps=decay_steps,
-        end_value=config.learning_rate * config.final_fraction,
-    )
+    first, peak, warmup = config.initial_learning_rate, config.learning_rate, config.warmup_steps
+    final = peak * config.final_fraction
+
+    # Not optax's schedule: its warm-up subtracts from the maximum and loses the first steps' digits in float32.
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+        rising = first + (peak - first) * (step / max(warmup, 1))
+        done = jnp.clip((step - warmup) / (decay_steps - warmup), 0.0, 1.0)
+        falling = final + (peak - final) * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
+        return jnp.where(step < warmup, rising, falling)
+
+    return schedule
 
 
 def decay_mask(params: Any) -> Any:
-    """Pytree of booleans like `params`: True on the leaves that weight decay falls on."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, params)
+    """Pytree of booleans like `params`: True on the leaves that weight decay falls on.
+
+    Raises:
+      GatoError: a leaf's name is in neither of the two sets.
+    """
+
+    def decays(path: tuple[Any, ...], _: Any) -> bool:
+        name = str(path[-1].key)
+        if name not in DECAYED | NOT_DECAYED:
+            where = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise GatoError(f"parameter {where}: add {name!r} to DECAYED or NOT_DECAYED in gato.training.optimizer")
+        return name in DECAYED
+
+    return jax.tree_util.tree_map_with_path(decays, params)
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:

@@ -36,7 +36,7 @@ def enable_compilation_cache() -> None:
     ``GATO_COMPILATION_CACHE`` names another directory; set to the empty string, it turns the cache off. A directory
     that JAX was already told (``JAX_COMPILATION_CACHE_DIR``) stays.
     """
-    if jax.config.read("jax_compilation_cache_dir") is not None:
+    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
         return
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gato" / "xla"
     directory = os.environ.get(CACHE_VARIABLE, str(default))

@@ -142,6 +142,7 @@ class _Loop:
         self._config, self._run_dir, self._setup, self._checkpoints = config, run_dir, setup, checkpoints
         self._line, self._stop = line, stop
         self._window = _Window(time.perf_counter())
+        self._speed = _Window(time.perf_counter())  # of the live line: since the first step
         self._shapes: set[tuple[int, ...]] = set()
         self._last: dict[str, float | None] = {}
         peak = peak_flops(jax.devices()[0].device_kind)
@@ -176,7 +177,7 @@ class _Loop:
                 self._read(pending)
                 pending = None
                 self._line.say(f"first step after {time.perf_counter() - began:.1f} s (compilation included)")
-                self._window = _Window(time.perf_counter())
+                self._window, self._speed = _Window(time.perf_counter()), _Window(time.perf_counter())
             last = step == config.steps or self._stop.signal is not None
             validate = config.validation_every and (step % config.validation_every == 0 or step == config.steps)
             if last or validate or step % config.checkpoint_every == 0:
@@ -201,7 +202,9 @@ class _Loop:
     def _next(self, batches: Iterator[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         began = time.perf_counter()
         batch = next(batches)
-        self._window.waited += time.perf_counter() - began
+        waited = time.perf_counter() - began
+        self._window.waited += waited
+        self._speed.waited += waited
         return batch
 
     def _announce_shape(self, batch: Mapping[str, np.ndarray]) -> None:
@@ -225,8 +228,10 @@ class _Loop:
         window.learning_rate = float(metrics.learning_rate)
         window.tokens += done.tokens * jax.process_count()
         window.flops += done.flops
-        seconds = time.perf_counter() - window.began
-        self._line.update(done.step, float(metrics.sums.mean()), window.tokens / seconds, window.waited / seconds)
+        self._speed.tokens += done.tokens * jax.process_count()
+        now = time.perf_counter()
+        seconds, total = now - window.began, now - self._speed.began
+        self._line.update(done.step, float(metrics.sums.mean()), self._speed.tokens / total, self._speed.waited / total)
         if done.step % config.log_every == 0 or done.step == config.steps:
             self._last = {
                 **loss_metrics(window.sums, self._setup.source_names),

@@ -57,7 +57,9 @@ def sources(run: str) -> list[dict[str, Any]]:
 
 
 def _source(run: str, name: str, weight: float) -> dict[str, Any]:
-    source = {"path": f"{run}/data/{name}", "weight": weight, "held_out_episodes": 5}
+    # Every demonstration is the expert's. The returns of one task differ with its start (a nearer goal ends sooner and
+    # collects less), so a filter by return would throw good ones away.
+    source = {"path": f"{run}/data/{name}", "weight": weight, "held_out_episodes": 5, "expert_filter": None}
     if _suite(name) not in DOCUMENTS:
         source |= {"window_timesteps": 1, "prompt_timesteps": 1}
     return source

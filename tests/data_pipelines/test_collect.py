@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+
 from gato.data_pipelines import collect as collecting
 from gato.data_pipelines import store
 from gato.data_pipelines.collect import CollectError, CollectPlan, collect
@@ -39,7 +40,8 @@ def _files(folder):
 def test_stores_hold_what_was_asked_for(collected):
     for plan in PLANS:
         opened = Store(collected[plan.name])
-        assert len(opened) == plan.episodes and opened.name == plan.name
+        assert len(opened) == plan.episodes
+        assert opened.name == plan.name
         about = opened.metadata
         assert (about["task"], about["agent"], about["seed"]) == (plan.name, "expert", 1)
         ids = [opened.episode(index).metadata["episode_id"] for index in range(len(opened))]
@@ -62,7 +64,7 @@ def test_finished_stores_are_kept_and_others_are_refused(collected, monkeypatch)
     out = collected["babyai/OpenDoor"].parents[1]
     monkeypatch.setattr(collecting, "_run_job", lambda job: pytest.fail("collected again"))
     assert collect(PLANS, out, seed=1, progress=False) == collected
-    with pytest.raises(CollectError, match="holds another collection .seed 1 instead of 5.*delete the folder"):
+    with pytest.raises(CollectError, match=r"holds another collection \(seed 1 instead of 5\); delete the folder"):
         collect(PLANS, out, seed=5, progress=False)
 
 
@@ -111,14 +113,16 @@ def test_ctrl_c_stops_all_processes_quickly(tmp_path):
     code = (
         "from gato.data_pipelines.collect import CollectPlan, collect\n"
         "if __name__ == '__main__':\n"
-        f"    collect([CollectPlan('babyai/OpenDoor', 5), CollectPlan('dm_control/ball_in_cup-catch', 50)], {str(tmp_path)!r})\n"
+        "    plans = [CollectPlan('babyai/OpenDoor', 5), CollectPlan('dm_control/ball_in_cup-catch', 50)]\n"
+        f"    collect(plans, {str(tmp_path)!r})\n"
     )
     script = tmp_path / "script.py"
     script.write_text(code)
     process = subprocess.Popen([sys.executable, script], start_new_session=True, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (tmp_path / "babyai/OpenDoor/store.json").exists():
-        assert time.monotonic() < deadline and process.poll() is None
+        assert time.monotonic() < deadline
+        assert process.poll() is None
         time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)
     process.wait(timeout=20)
@@ -138,6 +142,11 @@ def test_ctrl_c_stops_all_processes_quickly(tmp_path):
 def test_impossible_plans_are_refused(plans, message, tmp_path):
     with pytest.raises(CollectError, match=message):
         collect(plans, tmp_path)
+
+
+def test_evaluation_seeds_are_refused(tmp_path):
+    with pytest.raises(CollectError, match=r"seed must lie in 0\.\.9999, got 1000000"):
+        collect(PLANS, tmp_path, seed=1_000_000)
 
 
 def test_a_wrong_name_is_refused_before_anything_is_collected(tmp_path):

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from gato.data_pipelines.environments import babyai, metaworld
 from gato.data_pipelines.environments.registry import get_task
 from gato.data_pipelines.episode import check_episode
@@ -67,7 +68,9 @@ def test_episodes_match_the_spec_and_frames_are_pictures(name):
     assert 1 <= len(episode) <= task.max_steps
     after = environment.frame()
     for frame in (before, after):
-        assert frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3
+        assert frame.dtype == np.uint8
+        assert frame.ndim == 3
+        assert frame.shape[2] == 3
     assert len(np.unique(before.reshape(-1, 3), axis=0)) > 3, "the picture is empty"
     assert not np.array_equal(before, after)
 
@@ -92,8 +95,10 @@ def test_metaworld_shows_its_goal_and_object_and_fits_the_package_vector():
         [
             observation[leaf]
             for leaf in (
-                "hand gripper object second_object previous_hand previous_gripper previous_object previous_second_object goal"
-            ).split()
+                *("hand", "gripper", "object", "second_object"),
+                *("previous_hand", "previous_gripper", "previous_object", "previous_second_object"),
+                "goal",
+            )
         ]
     )
     np.testing.assert_array_equal(joined, environment.state.astype(np.float32))
@@ -110,7 +115,9 @@ def test_metaworld_limits_an_episode_to_200_steps():
     environment = get_task("metaworld/push-v3").make()
     still = {"action": np.zeros(4, np.float32)}
     episode = rollout(environment, lambda _: still, environment.reset(1_000_000))
-    assert len(episode) == 200 and episode.truncated and not episode.terminated
+    assert len(episode) == 200
+    assert episode.truncated
+    assert not episode.terminated
     assert episode.metadata["success"] is False
 
 
@@ -119,7 +126,9 @@ def test_dm_control_keeps_leaf_names_and_ends_by_truncation():
     assert list(environment.spec.observations) == ["position", "to_target", "velocity"]
     assert (environment.spec.actions["action"].low, environment.spec.actions["action"].high) == (-1.0, 1.0)
     episode = rollout(environment, lambda _: {"action": np.zeros(2, np.float32)}, environment.reset(3))
-    assert len(episode) == 1000 and episode.truncated and not episode.terminated
+    assert len(episode) == 1000
+    assert episode.truncated
+    assert not episode.terminated
     assert "success" not in episode.metadata
 
 
@@ -129,7 +138,8 @@ def test_babyai_codes_hold_the_raw_values():
         first, second = coded.reset(seed), raw.reset(seed)
         cells = np.stack([first["grid"] % 11, first["grid"] // 11 % 6, first["grid"] // 66], axis=-1)
         np.testing.assert_array_equal(cells, second["grid"])
-        assert first["mission"] == second["mission"] and first["direction"] == second["direction"]
+        assert first["mission"] == second["mission"]
+        assert first["direction"] == second["direction"]
 
 
 def test_the_wrong_mission_changes_the_text_and_nothing_else():
@@ -143,6 +153,7 @@ def test_the_wrong_mission_changes_the_text_and_nothing_else():
         np.testing.assert_array_equal(first["grid"], second["grid"])
         missions.append(second["mission"])
         _, reward, *_, info = wrong.step({"action": np.int32(6)})
-        assert reward == 0 and info["success"] is False
+        assert reward == 0
+        assert info["success"] is False
     assert len(set(missions)) > 10
     assert not get_task("babyai/GoToRedBall").controls, "its missions differ by an article only"

@@ -6,6 +6,7 @@ import types
 from importlib import metadata
 
 import pytest
+
 from gato.data_pipelines.environments import registry
 from gato.data_pipelines.environments.base import MissingSuiteError, Task, UnknownTaskError
 from gato.data_pipelines.environments.registry import get_task, list_tasks

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from gato.data_pipelines.environments.base import COLLECTION_SEED, EVALUATION_SEED, ExpertError, Task
 from gato.data_pipelines.episode import EpisodeSpec, LeafSpec, check_episode
 from gato.data_pipelines.rollout import demonstration, perturb, random_policy, rollout
@@ -51,7 +52,8 @@ def test_noise_is_executed_and_the_clean_answer_is_stored():
     environment = Corridor()
     episode = rollout(environment, lambda _: CLEAN, environment.reset(0), noise=0.3, rng=np.random.default_rng(0))
     check_episode(episode, SPEC, "corridor")
-    assert (episode.actions["jump"] == 1).all() and (episode.actions["push"] == CLEAN["push"]).all()
+    assert (episode.actions["jump"] == 1).all()
+    assert (episode.actions["push"] == CLEAN["push"]).all()
     executed = np.stack([action["push"] for action in environment.executed])
     assert (executed != CLEAN["push"]).all()
     assert list(episode.observations["sign"][:2]) == ["place 0", "place 1"]
@@ -66,7 +68,8 @@ def test_perturbed_actions_are_legal_and_as_noisy_as_asked():
     np.testing.assert_allclose((pushes - CLEAN["push"]).std(axis=0), [0.1, 0.5], rtol=0.05)
     assert np.mean([draw["jump"] != 1 for draw in draws]) == pytest.approx(0.1 * 2 / 3, abs=0.015)
     wild = np.stack([perturb(CLEAN, SPEC, 5.0, rng)["push"] for _ in range(200)])
-    assert wild.min(axis=0).tolist() == [-1, 0] and wild.max(axis=0).tolist() == [1, 10]
+    assert wild.min(axis=0).tolist() == [-1, 0]
+    assert wild.max(axis=0).tolist() == [1, 10]
     assert perturb(CLEAN, SPEC, 0.0, rng) is CLEAN
 
 
@@ -74,7 +77,9 @@ def test_perturbed_actions_are_legal_and_as_noisy_as_asked():
 def test_an_episode_is_cut_after_success(keep, steps):
     environment = Corridor()
     episode = rollout(environment, lambda _: CLEAN, environment.reset(0), steps_after_success=keep)
-    assert len(episode) == steps and episode.truncated and episode.metadata["success"] is True
+    assert len(episode) == steps
+    assert episode.truncated
+    assert episode.metadata["success"] is True
 
 
 def test_random_actions_cover_the_declared_range():
@@ -83,7 +88,8 @@ def test_random_actions_cover_the_declared_range():
     assert {int(action["jump"]) for action in actions} == {0, 1, 2}
     pushes = np.stack([action["push"] for action in actions])
     np.testing.assert_allclose(pushes.mean(axis=0), [0, 5], atol=0.5)
-    assert (pushes >= [-1, 0]).all() and (pushes <= [1, 10]).all()
+    assert (pushes >= [-1, 0]).all()
+    assert (pushes <= [1, 10]).all()
     with pytest.raises(SpecError, match="action 'free': declare low and high"):
         random_policy(EpisodeSpec.of({}, {"free": LeafSpec("continuous", (1,))}), np.random.default_rng(0))({})
 
@@ -97,7 +103,8 @@ def test_demonstrations_differ_by_index_and_seed_and_stay_below_the_evaluation_s
             seeds.add(episode.metadata["reset_seed"])
             assert episode.metadata["noise"] == (0.0, 0.3)[index % 2]
     assert len(seeds) == 8 * 250
-    assert COLLECTION_SEED <= min(seeds) and max(seeds) < EVALUATION_SEED
+    assert min(seeds) >= COLLECTION_SEED
+    assert max(seeds) < EVALUATION_SEED
 
 
 def test_a_failed_demonstration_is_tried_again_elsewhere():
@@ -107,7 +114,8 @@ def test_a_failed_demonstration_is_tried_again_elsewhere():
         return lambda observation: CLEAN
 
     episode = demonstration(_task(expert), Corridor(), 0, seed=0)
-    assert episode.metadata["attempt"] == 1 and episode.metadata["reset_seed"] >= 400_000
+    assert episode.metadata["attempt"] == 1
+    assert episode.metadata["reset_seed"] >= 400_000
     with pytest.raises(
         ExpertError, match="corridor/walk: the expert failed 20 times in a row at episode 3: it did not"
     ):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from gato.data_pipelines import measure_references
 from gato.data_pipelines.environments import references
 from gato.data_pipelines.environments.registry import get_source, get_task
@@ -34,7 +35,9 @@ def test_measuring_merges_into_the_file_and_reproduces_it(tmp_path, monkeypatch,
             references.load_references.cache_clear()
             assert references.reference_scores("other/task") == (0.5, 0.75)
             record = references.load_references()["tasks"]["babyai/PickupLoc"]
-            assert record["expert"] == 1.0 and record["random"] < 0.5 and record["episodes"] == 12
+            assert record["expert"] == 1.0
+            assert record["random"] < 0.5
+            assert record["episodes"] == 12
         first, second = capsys.readouterr().out.splitlines()
         assert first == second
     finally:
@@ -44,7 +47,8 @@ def test_measuring_merges_into_the_file_and_reproduces_it(tmp_path, monkeypatch,
 
 def test_unmeasured_tasks_have_no_score():
     random_score, expert_score = references.reference_scores("nobody/measured-this")
-    assert random_score != random_score and expert_score != expert_score
+    assert random_score != random_score
+    assert expert_score != expert_score
 
 
 def test_a_reference_needs_two_episodes():

@@ -66,7 +66,7 @@ def test_episode_sequence() -> None:
     golden = json.loads((GOLDEN / "episode_sequence.json").read_text())
     spec = EpisodeSpec.of(_leaves(golden["spec"]["observations"]), _leaves(golden["spec"]["actions"]))
     steps = [
-        {**dict(flatten({k: v for k, v in step.items() if k not in ("image", "actions")}))} for step in golden["steps"]
+        dict(flatten({k: v for k, v in step.items() if k not in ("image", "actions")})) for step in golden["steps"]
     ]
     observations: dict[str, Any] = {path: [step[path] for step in steps] for path in steps[0]}
     pixels = (7 * np.arange(32 * 48 * 3) % 256).astype(np.uint8).reshape(32, 48, 3)

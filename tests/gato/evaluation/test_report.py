@@ -63,6 +63,7 @@ def run(tmp_path: Path) -> Path:
         "score": 3.0, "low": 2.0, "high": 4.0, "random": 5.0, "expert": 5.0, "episodes": 20, "normalised": None,
     }  # fmt: skip
     summary = {"tasks": tasks, "suites": {"metaworld": 21.0, "babyai": 47.4}, "overall": 40.0}
+    summary["captions"] = {"captions/rooms": {"object_f1": 0.81, "low": 0.7, "high": 0.9, "shuffled_object_f1": 0.22}}
     (evaluation / "summary.json").write_text(json.dumps(summary))
     for name in TASKS[:4]:
         frames = [rng.integers(0, 255, (48, 48, 3), dtype=np.uint8) for _ in range(6)]
@@ -125,6 +126,8 @@ def test_page_is_whole_and_self_contained(run: Path) -> None:
     assert len([link for link in parsed.links if link.startswith("data:image/gif")]) == 4
     for section in ("Scores", "The agent at work", "What it sees", "Learning curves", "What the network reads", "Time"):
         assert f"<h2>{section}</h2>" in page
+    assert "0.81 [0.70, 0.90]" in page
+    assert "with shuffled images 0.22" in page
     assert "tiny &lt;&amp;&gt;" in page
     assert "how many &lt;balls&gt;?" in page
     assert not list(run.glob("*.tmp"))

@@ -47,10 +47,10 @@ GOLDEN = {
     "loss_after": 7.6651,
 }
 HOW_TO_JUDGE = """
-Golden numbers of one step changed. If you did not mean to change the initial values, the loss, the model's arithmetic, the
-random keys or the optimizer, there is a bug. If you did mean to, judge the new numbers: the first loss is about ln(3,076) =
-8.03 plus half the variance of the logits (8.5), text and action near it; the loss after two steps is lower; the norm of the
-gradient is of order one. Then copy them from this message into GOLDEN and say why in the commit.
+Golden numbers of one step changed. If you did not mean to change the initial values, the loss, the model's arithmetic,
+the random keys or the optimizer, there is a bug. If you did mean to, judge the new numbers: the first loss is about
+ln(3,076) = 8.03 plus half the variance of the logits (8.5), text and action near it; the loss after two steps is lower;
+the norm of the gradient is of order one. Then copy them from this message into GOLDEN and say why in the commit.
 """
 
 

@@ -1,0 +1,212 @@
+"""Specialists: one small network a task, cloned from the same demonstrations; what one network for all must approach.
+
+An MLP over the encoded leaves (`features`): numbers as they are, an embedding for each discrete value, a linear map of
+the bag of words, and for pixels two convolutions whose strides equal their kernels (4, then 4), i.e. one vector for
+each 16 x 16 patch. Continuous actions are regressed, discrete ones classified; trained with AdamW for a fixed number of
+updates.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gato.data_pipelines.environments.base import Action, Observation
+from gato.data_pipelines.store import Store
+from gato.evaluation.features import Features, PatchTable
+from gato.inference.observations import split_actions, stack_observations
+from gato.tokenizers.errors import SpecError
+from gato.tokenizers.spec import EpisodeSpec, LeafSpec
+
+Encoded = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class SpecialistConfig:
+    """Size and training of a specialist.
+
+    Attributes:
+      width: of the two hidden layers. embedding: of a discrete value, of a patch's half.
+      batch, updates, learning_rate: of AdamW with a cosine to 0.
+      most_steps: timesteps of the demonstrations that are read at most (they are enough, and memory is not endless).
+    """
+
+    width: int = 256
+    embedding: int = 16
+    batch: int = 256
+    updates: int = 2000
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    most_steps: int = 60_000
+
+
+class _Network(nn.Module):
+    """Encoded observation -> action leaf -> [B, *shape] in [-1, 1] (continuous), or logits [B, *shape, values]."""
+
+    spec: EpisodeSpec
+    config: SpecialistConfig
+
+    @nn.compact
+    def __call__(self, encoded: Encoded) -> dict[str, jax.Array]:
+        parts = [self._embed(path, leaf, encoded[path]) for path, leaf in self.spec.observations.items()]
+        x = jnp.concatenate(parts, axis=-1)
+        for _ in range(2):
+            x = nn.gelu(nn.LayerNorm()(nn.Dense(self.config.width)(x)))
+        outputs = {}
+        for path, leaf in self.spec.actions.items():
+            shape = leaf.shape if leaf.modality == "continuous" else (*leaf.shape, leaf.values or 0)
+            flat = nn.Dense(int(np.prod(shape)))(x)
+            outputs[path] = flat.reshape(-1, *shape)
+        return outputs
+
+    def _embed(self, path: str, leaf: LeafSpec, value: jax.Array) -> jax.Array:
+        size = self.config.embedding
+        name = path.replace(".", "_")
+        if leaf.modality == "continuous":
+            return value
+        if leaf.modality == "text":
+            return nn.Dense(4 * size, name=f"words_{name}")(value)
+        if leaf.modality == "discrete":
+            return nn.Embed(leaf.values or 0, size, name=f"values_{name}")(value).reshape(len(value), -1)
+        x = (value.astype(jnp.float32) / 127.5 - 1.0).reshape(-1, 16, 16, 3)
+        for layer in range(2):
+            x = nn.gelu(nn.Dense(2 * size, name=f"tiles{layer}_{name}")(_tiles(x, 4)))
+        return x.reshape(len(value), -1)
+
+
+def _tiles(x_BHWC: jax.Array, side: int) -> jax.Array:
+    """[B, H, W, C] -> [B, H / side, W / side, side * side * C]: a convolution of stride = kernel is a matmul of it."""
+    batch, height, width, channels = x_BHWC.shape
+    x = x_BHWC.reshape(batch, height // side, side, width // side, side, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // side, width // side, side * side * channels)
+
+
+class Specialist:
+    """A trained specialist; acts in a batch of environments (`rollouts.BatchPolicy`)."""
+
+    def __init__(self, features: Features, network: _Network, params: Any, seed: int) -> None:
+        self._features, self._params = features, params
+        self._apply = jax.jit(lambda params, encoded: network.apply(params, encoded))
+        self._rng = np.random.default_rng(seed)
+
+    def act(self, observations: Sequence[Observation], rewards: np.ndarray | None = None) -> list[Action]:
+        """Continuous actions as regressed, discrete ones drawn from the network's distribution."""
+        spec = self._features.spec
+        encoded = self._features.encode(stack_observations(observations, spec))
+        outputs = jax.device_get(self._apply(self._params, encoded))
+        actions: dict[str, np.ndarray] = {}
+        for path, leaf in spec.actions.items():
+            if leaf.modality == "continuous":
+                low, high = _bounds(path, leaf)
+                actions[path] = np.clip((outputs[path] + 1) / 2 * (high - low) + low, low, high)
+            else:
+                noise = self._rng.gumbel(size=outputs[path].shape)
+                actions[path] = np.argmax(outputs[path] + noise, axis=-1).astype(np.int32)
+        return split_actions(actions, len(observations))
+
+    def restart(self, rows: Sequence[int]) -> None:
+        """Nothing to forget: a specialist sees one timestep."""
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Nothing to drop."""
+
+
+def train_specialist(
+    store: Store, episodes: Sequence[int] | np.ndarray, seed: int = 0, config: SpecialistConfig | None = None
+) -> Specialist:
+    """Clones the demonstrations ``episodes`` (indices into the store) of one task."""
+    config = config or SpecialistConfig()
+    spec = store.spec
+    order = np.random.default_rng(seed).permutation(episodes)
+    observations, actions, tables = _read(store, order, config.most_steps)
+    features = Features.fit(observations, spec)
+    inputs = {**features.encode(observations, except_for=tables), **{path: observations[path] for path in tables}}
+    targets = {path: _target(path, leaf, actions[path]) for path, leaf in spec.actions.items()}
+    network = _Network(spec, config)
+    key = jax.random.key(seed)
+    data = {"inputs": inputs, "targets": targets, "tables": {path: table.pixels() for path, table in tables.items()}}
+    fit = jax.jit(lambda data, key: _fit(network, config, data, key))
+    return Specialist(features, network, fit(data, key), seed)
+
+
+def _fit(network: _Network, config: SpecialistConfig, data: dict[str, Encoded], key: jax.Array) -> Any:
+    """Parameters after all updates, in one compiled loop."""
+    schedule = optax.cosine_decay_schedule(config.learning_rate, config.updates)
+    optimizer = optax.adamw(schedule, weight_decay=config.weight_decay)
+    count = next(iter(data["targets"].values())).shape[0]
+
+    def observed(index: jax.Array) -> Encoded:
+        rows = {path: values[index] for path, values in data["inputs"].items()}
+        return {path: data["tables"][path][v] if path in data["tables"] else v for path, v in rows.items()}
+
+    def loss(params: Any, index: jax.Array) -> jax.Array:
+        outputs = network.apply(params, observed(index))
+        total = jnp.zeros(())
+        for path, leaf in network.spec.actions.items():
+            target = data["targets"][path][index]
+            if leaf.modality == "continuous":
+                total += jnp.mean((outputs[path] - target) ** 2)
+            else:
+                total += jnp.mean(optax.softmax_cross_entropy_with_integer_labels(outputs[path], target))
+        return total
+
+    def update(state: tuple[Any, Any], step: jax.Array) -> tuple[tuple[Any, Any], None]:
+        params, moments = state
+        index = jax.random.randint(jax.random.fold_in(key, step), (config.batch,), 0, count)
+        gradient = jax.grad(loss)(params, index)
+        changes, moments = optimizer.update(gradient, moments, params)
+        return (optax.apply_updates(params, changes), moments), None
+
+    params = network.init(key, observed(jnp.zeros(1, jnp.int32)))
+    (params, _), _ = jax.lax.scan(update, (params, optimizer.init(params)), jnp.arange(config.updates))
+    return params
+
+
+def _read(
+    store: Store, episodes: np.ndarray, most_steps: int
+) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, PatchTable]]:
+    """Observations and actions of the episodes, one after the other; pictures as numbers into a table of patches."""
+    leaves = store.spec.observations
+    tables = {path: PatchTable() for path, leaf in leaves.items() if leaf.modality == "image"}
+    observations: dict[str, list[Any]] = {path: [] for path in leaves}
+    actions: dict[str, list[np.ndarray]] = {path: [] for path in store.spec.actions}
+    steps = 0
+    for index in episodes:
+        if steps >= most_steps:
+            break
+        episode = store.episode(int(index))
+        steps += len(episode)
+        for path, values in episode.observations.items():
+            observations[path].append(tables[path].add(values) if path in tables else values)
+        for path, values in episode.actions.items():
+            actions[path].append(np.asarray(values))
+    joined = {
+        path: list(itertools.chain(*parts)) if leaves[path].modality == "text" else np.concatenate(parts)
+        for path, parts in observations.items()
+    }
+    return joined, {path: np.concatenate(parts) for path, parts in actions.items()}, tables
+
+
+def _target(path: str, leaf: LeafSpec, values: np.ndarray) -> np.ndarray:
+    if leaf.modality == "discrete":
+        return values.astype(np.int32)
+    low, high = _bounds(path, leaf)
+    return np.clip((values - low) / (high - low) * 2 - 1, -1, 1).astype(np.float32)
+
+
+def _bounds(path: str, leaf: LeafSpec) -> tuple[np.ndarray, np.ndarray]:
+    if leaf.low is None or leaf.high is None:
+        raise SpecError(f"action {path!r}: declare low and high, a continuous action needs its range")
+    low, high = (
+        np.broadcast_to(np.asarray(end, np.float64).ravel(), leaf.size).reshape(leaf.shape)
+        for end in (leaf.low, leaf.high)
+    )
+    return low, high

@@ -1,0 +1,36 @@
+"""The scores of an evaluation as a table for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from gato.evaluation.report_charts import number
+
+
+def score_table(summary: Mapping[str, Any]) -> Table:
+    """What ``evaluation/summary.json`` holds, one row a task; an undefined score is a dash."""
+    table = Table(
+        "task", "normalised", "agent", "95 % interval", "random", "specialist", "expert", box=None, pad_edge=False
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+
+    def show(value: float | None) -> str:
+        return "–" if value is None else number(value)
+
+    for name, entry in summary["tasks"].items():
+        interval = f"{show(entry['low'])} … {show(entry['high'])}"
+        cells = (show(entry.get(key)) for key in ("random", "specialist", "expert"))
+        table.add_row(name, f"[bold]{show(entry['normalised'])}[/]", show(entry["score"]), interval, *cells)
+    for suite, mean in (summary.get("suites") or {}).items():
+        table.add_row(f"[dim]mean of {suite}[/]", f"[dim]{show(mean)}[/]")
+    table.add_row("[bold]mean[/]", f"[bold]{show(summary.get('overall'))}[/]")
+    for name, scores in (summary.get("captions") or {}).items():
+        metric = "object_f1" if "object_f1" in scores else "accuracy"
+        shuffled = f"shuffled images {show(scores.get(f'shuffled_{metric}'))}"
+        interval = f"{show(scores.get('low'))} … {show(scores.get('high'))}"
+        table.add_row(f"{name} ({metric.replace('_', ' ')})", "", show(scores[metric]), interval, "", shuffled)
+    return table

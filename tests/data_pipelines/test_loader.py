@@ -1,0 +1,309 @@
+"""Batches: what stands in them, and that threads, hosts, resuming and caching change nothing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic import MISSIONS, VECTORS, make_tokenizer, missions_episode, vectors_episode, write_store
+
+from gato.data_pipelines import loader as loader_module
+from gato.data_pipelines.errors import MixtureError, ResumeError
+from gato.data_pipelines.loader import Loader
+from gato.data_pipelines.mixture import SourceConfig
+from gato.data_pipelines.rows import BEGIN, END, EPISODE, PROMPT_BEGIN, PROMPT_END, PROMPT_EPISODE, SOURCE
+from gato.data_pipelines.token_cache import distinct_patches
+from gato.tokenizers.layout import KINDS, Layout
+from gato.tokenizers.spec import LeafSpec
+
+LENGTH, ROWS = 128, 8
+
+
+def configs(stores, **changes) -> list[SourceConfig]:
+    windows = {"vectors": 1, "missions": 2}
+    return [
+        SourceConfig(path, window_timesteps=windows.get(name), expert_filter=None, held_out_episodes=3, **changes)
+        for name, path in stores.items()
+    ]
+
+
+def open_loader(stores, layout: Layout | None = None, seed: int = 0, batch_size: int = ROWS, **options) -> Loader:
+    return Loader(configs(stores), make_tokenizer(layout), batch_size, LENGTH, seed, **{"threads": 0, **options})
+
+
+def same(a: dict, b: dict) -> None:
+    assert list(a) == list(b)
+    for name in a:
+        assert a[name].dtype == b[name].dtype
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def take(loader: Loader, count: int) -> list[dict]:
+    return [batch for batch, _ in zip(loader, range(count), strict=False)]
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 50_000, 1 << 30])
+def test_a_batch_is_its_segments_tokenized_one_by_one(stores, cache_bytes):
+    """Against a plain assembly; with everything cached, with some, and with ranges read straight from the stores."""
+    loader, tokenizer = open_loader(stores, cache_bytes=cache_bytes), make_tokenizer()
+    prompted = patches_seen = 0
+    for number in (0, 1, 5):
+        batch = loader.batch(number)
+        table, row_of = loader.rows.segments(number * ROWS, (number + 1) * ROWS)
+        used = np.zeros((ROWS, LENGTH), bool)
+        targets = []
+        column, last_row, segment_number = 0, -1, 0
+        for segment, row in zip(table, row_of, strict=True):
+            if row != last_row:
+                column, last_row, segment_number = 0, row, 0
+            segment_number += 1
+            position = 0
+            prompted += segment[PROMPT_EPISODE] >= 0
+            for episode, begin, end in (
+                segment[[PROMPT_EPISODE, PROMPT_BEGIN, PROMPT_END]],
+                segment[[EPISODE, BEGIN, END]],
+            ):
+                if episode < 0:
+                    continue
+                source = loader.sources[segment[SOURCE]]
+                stored = source.store.episode(int(episode))
+                sequence = tokenizer.tokenize(stored.observations, stored.actions, source.store.spec)
+                for k in range(begin, end):
+                    at = row, column
+                    used[at] = True
+                    assert batch["ids"][at] == sequence.ids[k]
+                    assert batch["loss_weight"][at] == sequence.loss_weight[k]
+                    assert batch["local_position"][at] == sequence.local_position[k]
+                    assert batch["kinds"][at] == sequence.kinds[k]
+                    assert batch["segment_ids"][at] == segment_number
+                    assert batch["positions"][at] == position
+                    assert batch["source"][at] == segment[SOURCE]
+                    patch = sequence.patch_index[k]
+                    assert (batch["patch_index"][at] >= 0) == (patch >= 0)
+                    if patch >= 0:
+                        patches_seen += 1
+                        np.testing.assert_array_equal(
+                            batch["patches"][batch["patch_index"][at]], sequence.patches[patch]
+                        )
+                        np.testing.assert_array_equal(batch["patch_intervals"][at], sequence.patch_intervals[patch])
+                    if position and sequence.loss_weight[k]:
+                        targets.append((row * LENGTH + column - 1, sequence.ids[k], sequence.kinds[k], segment[SOURCE]))
+                    column += 1
+                    position += 1
+        assert (batch["segment_ids"][~used] == 0).all()
+        assert (batch["source"][~used] == -1).all()
+        assert (batch["loss_weight"][~used] == 0).all()
+        assert (batch["patch_index"][~used] == -1).all()
+        assert (batch["ids"][~used] == tokenizer.vocabulary.padding).all()
+        n = len(targets)
+        names = ("target_index", "target_ids", "target_kind", "target_source")
+        assert list(zip(*(batch[name][:n].tolist() for name in names), strict=True)) == targets
+        assert (batch["target_weight"][:n] == 1).all()
+        assert (batch["target_weight"][n:] == 0).all()
+        assert (batch["target_source"][n:] == -1).all()
+    assert prompted > 5
+    assert patches_seen > 50
+
+
+def test_equal_patches_are_there_once(stores):
+    batch = open_loader(stores).batch(0)
+    used = int(batch["patch_index"].max()) + 1
+    assert len(np.unique(batch["patches"][:used].reshape(used, -1), axis=0)) == used
+    assert used < (batch["patch_index"] >= 0).sum()
+    assert (batch["patches"][used:] == 0).all()
+
+
+def test_distinct_patches():
+    rng = np.random.default_rng(0)
+    patches = rng.integers(0, 3, (30, 1, 1, 1)).astype(np.uint8) * np.ones((16, 16, 3), np.uint8)
+    distinct, index, hashes = distinct_patches(patches, 10)
+    assert len(distinct) == len(set(hashes.tolist())) == 3
+    np.testing.assert_array_equal(distinct[index], patches)
+
+
+def test_threads_give_the_same_stream(stores):
+    plain, threaded = (take(open_loader(stores, threads=threads), 40) for threads in (0, 2))
+    for a, b in zip(plain, threaded, strict=True):
+        same(a, b)
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_take_slices_of_the_same_global_batches(stores, hosts):
+    whole = open_loader(stores)
+    parts = [open_loader(stores, process_index=k, process_count=hosts) for k in range(hosts)]
+    for number in (0, 3, 70):
+        expected = whole.batch(number)
+        batches = [part.batch(number) for part in parts]
+        joined = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+        for name in ("ids", "loss_weight", "local_position", "segment_ids", "positions", "kinds", "source"):
+            np.testing.assert_array_equal(joined[name], expected[name])
+        np.testing.assert_array_equal(joined["patch_intervals"], expected["patch_intervals"])
+        assert len({batch["patches"].shape for batch in batches}) == 1
+        assert len({batch["target_ids"].shape for batch in batches}) == 1
+        image = expected["patch_index"] >= 0
+        np.testing.assert_array_equal(joined["patch_index"] >= 0, image)
+        np.testing.assert_array_equal(
+            joined["patches"][joined["patch_index"][image]], expected["patches"][expected["patch_index"][image]]
+        )
+        real, wanted = joined["target_weight"] > 0, expected["target_weight"] > 0
+        for name in ("target_index", "target_ids", "target_weight", "target_kind", "target_source"):
+            np.testing.assert_array_equal(joined[name][real], expected[name][wanted])
+
+
+def test_resume_at_any_step_equals_uninterrupted(stores):
+    uninterrupted = take(open_loader(stores), 45)
+    for stop in (0, 1, 17, 44):
+        first = open_loader(stores, threads=2)
+        take_exactly(first, stop)
+        state = json.loads(json.dumps(first.state()))
+        assert state["next_batch"] == stop
+        second = open_loader(stores)
+        take_exactly(second, 2)  # wherever it stands
+        second.restore(state)
+        same(next(second), uninterrupted[stop])
+    same(next(open_loader(stores, start_batch=30)), uninterrupted[30])
+
+
+def take_exactly(loader: Loader, count: int) -> None:
+    for _ in range(count):
+        next(loader)
+
+
+FRESH = """
+import json, sys, hashlib
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from test_loader import open_loader
+loader = open_loader({name: Path(path) for name, path in json.loads(sys.argv[2]).items()})
+batch = loader.batch(int(sys.argv[3]))
+print(hashlib.sha256(b"".join(value.tobytes() for value in batch.values())).hexdigest())
+"""
+
+
+def test_a_fresh_process_gives_the_same_bytes(stores):
+    import hashlib
+
+    here = Path(__file__).parent
+    paths = json.dumps({name: str(path) for name, path in stores.items()})
+    output = subprocess.run(
+        [sys.executable, "-c", FRESH, str(here), paths, "123"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=here.parents[1],
+        env={"PYTHONPATH": str(here.parents[1]), "PYTHONHASHSEED": "77"},
+    ).stdout
+    batch = open_loader(stores).batch(123)
+    assert output.strip() == hashlib.sha256(b"".join(value.tobytes() for value in batch.values())).hexdigest()
+
+
+def test_a_moved_store_may_be_resumed_but_changed_data_may_not(stores, tmp_path):
+    rng = np.random.default_rng(3)
+    episodes = [vectors_episode(rng, k, 5) for k in range(6)]
+    paths = [write_store(tmp_path / name, "vectors", VECTORS, episodes) for name in ("a", "b")]
+    episodes[3].rewards[2] += 1
+    paths.append(write_store(tmp_path / "c", "vectors", VECTORS, episodes))
+    a, b, c = (open_loader({"vectors": path}) for path in paths)
+    b.restore(a.state())
+    with pytest.raises(ResumeError, match=r"sources\.vectors\.data: "):
+        c.restore(a.state())
+
+
+def test_refused_resume_lists_the_differences(stores):
+    state = open_loader(stores).state()
+    with pytest.raises(ResumeError, match=r"seed: 0 -> 1") as error:
+        open_loader(stores, seed=1).restore(state)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ResumeError, match="batch_size: 8 -> 16"):
+        open_loader(stores, batch_size=16).restore(state)
+    with pytest.raises(ResumeError, match=r"tokenizer\.layout\.weights\.text: 1\.0 -> 0\.5"):
+        open_loader(stores, Layout(weights={"text": 0.5, "action": 1.0})).restore(state)
+    fewer = {name: path for name, path in stores.items() if name != "text"}
+    with pytest.raises(ResumeError, match=r"sources\.text: .* -> null"):
+        open_loader(fewer).restore(state)
+
+
+def test_validation_batches_repeat_and_keep_to_held_out_episodes(stores):
+    loader = open_loader(stores)
+    batches = list(loader.validation_batches(2))
+    for a, b in zip(batches, loader.validation_batches(2), strict=True):
+        same(a, b)
+    number = [source.name for source in loader.sources].index("vectors")
+    held_out = set(loader.sources[number].episodes["held_out"].tolist())
+    batch = batches[0]
+    first_clock = (batch["source"] == number) & (batch["local_position"] == 0)  # the episode's number
+    assert set(batch["ids"][first_clock].tolist()) <= held_out
+    train = loader.batch(0)
+    seen = set(train["ids"][(train["source"] == number) & (train["local_position"] == 0)].tolist())
+    assert seen
+    assert not seen & held_out
+
+
+def test_static_sizes_grow_in_powers_of_two(stores, monkeypatch):
+    loader = open_loader(stores)
+    shapes = {len(loader.batch(number)["target_ids"]) for number in range(30)}
+    assert shapes == {loader.probe().targets}
+    small = open_loader(stores)
+    monkeypatch.setattr(small, "_capacities", loader_module.Capacities(4, 100))
+    batch = small.batch(0)
+    assert len(batch["patches"]) in {4 * 2**k for k in range(8)}
+    assert len(batch["target_ids"]) in {100 * 2**k for k in range(8)}
+    expected = loader.batch(0)
+    real = expected["target_weight"] > 0
+    np.testing.assert_array_equal(batch["target_ids"][: real.sum()], expected["target_ids"][real])
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
+def test_recipes_add_derived_tokens_and_weigh_episodes(stores, cache_bytes):
+    """A return-to-go, known only from the whole episode, stands before each observation."""
+    leaf = LeafSpec("continuous", low=0.0, high=100.0)
+    layout = Layout(("to_go", "observation", "separator", "action"), {"action": 1.0}, {"to_go": leaf})
+    loader = open_loader(
+        {"vectors": stores["vectors"]},
+        layout,
+        derive=lambda episode: {"to_go": np.arange(len(episode), 0, -1).astype(np.float32)},
+        episode_weight=lambda episode: 1.0 + episode.metadata["episode_id"],
+        cache_bytes=cache_bytes,
+    )
+    tokenizer = make_tokenizer(layout)
+    source = loader.sources[0]
+    batch = loader.batch(0)
+    derived = batch["kinds"] == KINDS.index("derived")
+    rows, columns = np.nonzero(derived)
+    assert len(rows) > 20
+    for row, column in zip(rows, columns, strict=True):
+        episode, step = batch["ids"][row, column + 1 : column + 3]  # the clock leaf
+        stored = source.store.episode(int(episode))
+        to_go = {"to_go": np.arange(len(stored), 0, -1).astype(np.float32)}
+        sequence = tokenizer.tokenize(stored.observations, stored.actions, source.store.spec, to_go)
+        assert batch["ids"][row, column] == sequence.ids[sequence.timestep_starts[step]]
+        actions = slice(column + 7, column + 9)
+        assert (batch["loss_weight"][row, actions] == 1 + episode).all()
+
+
+def test_bad_sizes_are_refused(stores):
+    with pytest.raises(MixtureError, match="batch_size=8 must be a positive multiple of the 3 hosts"):
+        open_loader(stores, process_count=3)
+    with pytest.raises(MixtureError, match="length=1"):
+        Loader(configs(stores), make_tokenizer(), 8, 1, 0)
+
+
+def test_a_batch_larger_than_a_source_works(tmp_path):
+    path = write_store(tmp_path / "s", "s", MISSIONS, [missions_episode(np.random.default_rng(0), 0, 3)])
+    loader = Loader([SourceConfig(path)], make_tokenizer(), 64, 64, 0, threads=0)
+    batch = next(loader)
+    assert (batch["segment_ids"] > 0).any(axis=1).sum() > 60  # one episode a row; a few rows are spare
+
+
+def test_every_document_of_a_text_source_is_seen(stores):
+    loader = open_loader({"text": stores["text"]})
+    train = set(loader.sources[0].episodes["train"].tolist())
+    total = int(loader.sources[0].index.totals[list(train)].sum())
+    seen: set[int] = set()
+    for number in range(total // (ROWS * LENGTH) + 3):
+        seen |= set(loader.rows.segments(number * ROWS, (number + 1) * ROWS)[0][:, EPISODE].tolist())
+    assert seen <= train
+    everything, _ = loader.rows.segments(0, loader.rows.rows_per_block)
+    assert set(everything[:, EPISODE].tolist()) == train

@@ -1,0 +1,204 @@
+"""The agent: cached acting is a full forward pass, actions are legal, mistakes are named."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gato.inference.agent import AgentError
+from gato.inference.chunk import Piece, pack
+from gato.model.transformer import GatoModel
+from gato.tokenizers.errors import SpecError, VocabularyError
+from gato.tokenizers.sequence import concatenate
+from gato.tokenizers.spec import EpisodeSpec, LeafSpec
+
+
+def full_logits(agent, spec, prompt, remembered, observation, actions, derived=None):
+    """Logits of every action token from one plain forward pass over prompt + remembered timesteps + this one."""
+    whole = [*remembered, (observation, actions)]
+    stacked = {
+        path: [o[path] for o, _ in whole] if leaf.modality == "text" else np.stack([o[path] for o, _ in whole])
+        for path, leaf in spec.observations.items()
+    }
+    acted = {path: np.stack([a[path] for _, a in whole]) for path in spec.actions}
+    sequence = agent.tokenizer.tokenize(stacked, acted, spec, derived)
+    if prompt is not None:
+        prompt_derived = {name: values[-2:] for name, values in agent.recipe.derive(prompt).items()}
+        tail = agent.tokenizer.tokenize(
+            {path: values[-2:] for path, values in prompt.observations.items()},
+            {path: values[-2:] for path, values in prompt.actions.items()},
+            spec,
+            prompt_derived,
+        )
+        sequence = concatenate([tail, sequence])
+    length = len(sequence)
+    rows = np.zeros(length, np.int32)
+    batch, _ = pack([Piece.of_tokens(sequence, rows)], 1, length, agent.meta.vocabulary.padding)
+    batch["segment_ids"] = np.ones((1, length), np.int32)
+    batch["positions"] = np.arange(length, dtype=np.int32)[None]
+    model = GatoModel(agent.meta.model)
+    hidden = model.apply(agent.params, batch)
+    ranges = agent.tokenizer.action_ranges(spec)
+    before = length - len(ranges) - 1
+    return [
+        np.asarray(model.apply(agent.params, hidden[0, before + i], int(lo), int(hi), method="logits"))
+        for i, (lo, hi) in enumerate(ranges)
+    ]
+
+
+@pytest.mark.parametrize("position", ["rope", "transformer_xl"])
+@pytest.mark.parametrize("name", ["arm/reach", "grid/reader", "game/seer"])
+@pytest.mark.parametrize("window", [1, 2, 5, None])
+def test_cached_acting_is_a_full_forward(make_agent, kinds, observe_spec, demonstration, position, name, window):
+    if position == "transformer_xl" and (name, window) not in (("arm/reach", 5), ("grid/reader", 2)):
+        pytest.skip("one position is enough for most combinations")
+    agent = make_agent(position=position, window=window, length=128)
+    spec = kinds[name]
+    prompts = [demonstration(spec, 3, seed=1), None, demonstration(spec, 4, seed=2)]
+    agent.reset(name, prompts=prompts)
+    rng = np.random.default_rng(0)
+    past: list[list] = [[], [], []]
+    held = agent._session.memory.window  # noqa: SLF001
+    for step in range(9):
+        observations = [observe_spec(spec, rng) for _ in prompts]
+        rewound = agent._session.memory.ages.copy()  # noqa: SLF001
+        actions = agent.act(observations)
+        for row, prompt in enumerate(prompts):
+            age = int(agent._session.memory.ages[row])  # noqa: SLF001
+            remembered = past[row][len(past[row]) - (age - 1) :]
+            expected = full_logits(agent, spec, prompt, remembered, observations[row], actions[row])
+            for token, logits in enumerate(expected):
+                got = np.asarray(agent.logits[row, token, : len(logits)])
+                np.testing.assert_allclose(got, logits, atol=2e-4, err_msg=f"step {step} row {row} token {token}")
+            past[row].append((observations[row], actions[row]))
+        if window is not None:
+            assert agent._session.memory.ages.max() <= window  # noqa: SLF001
+            assert (agent._session.memory.ages >= min(step + 1, window // 2 + 1, rewound.min() + 1)).all()  # noqa: SLF001
+    assert held is not None
+
+
+def test_a_row_that_restarts_forgets_and_the_others_do_not(make_agent, kinds, observe_spec, demonstration):
+    agent, spec, rng = make_agent(window=4), kinds["arm/reach"], np.random.default_rng(3)
+    prompt = demonstration(spec, 3, seed=1)
+    agent.reset("arm/reach", prompts=[prompt, prompt], temperature=0.0)
+    seen = [[observe_spec(spec, rng) for _ in range(2)] for _ in range(3)]
+    past = [agent.act(observations) for observations in seen[:2]]
+    agent.restart([0])
+    actions = agent.act(seen[2])
+    fresh = full_logits(agent, spec, prompt, [], seen[2][0], actions[0])
+    remembered = [(seen[i][1], past[i][1]) for i in range(2)]
+    old = full_logits(agent, spec, prompt, remembered, seen[2][1], actions[1])
+    for token in range(3):
+        np.testing.assert_allclose(np.asarray(agent.logits[0, token, : len(fresh[token])]), fresh[token], atol=2e-4)
+        np.testing.assert_allclose(np.asarray(agent.logits[1, token, : len(old[token])]), old[token], atol=2e-4)
+
+
+def test_rows_that_stay_go_on_as_before(make_agent, kinds, observe_spec, demonstration):
+    spec, rng = kinds["grid/reader"], np.random.default_rng(4)
+    prompts = [demonstration(spec, 3, seed=seed) for seed in range(4)]
+    seen = [[observe_spec(spec, rng) for _ in range(4)] for _ in range(5)]
+    agent = make_agent(window=4)
+    agent.reset("grid/reader", prompts=prompts, temperature=0.0)
+    whole = [agent.act(observations) for observations in seen]
+    last = np.asarray(agent.logits)
+    agent.reset("grid/reader", prompts=prompts, temperature=0.0)
+    for observations in seen[:2]:
+        agent.act(observations)
+    agent.keep([1, 3])
+    for step in (2, 3, 4):
+        kept = agent.act([seen[step][1], seen[step][3]])
+        assert [a["action"] for a in kept] == [whole[step][row]["action"] for row in (1, 3)]
+    np.testing.assert_allclose(np.asarray(agent.logits), last[[1, 3]], atol=2e-4)
+
+
+def test_actions_are_legal_at_any_temperature(make_agent, kinds, observe_spec):
+    agent, spec, rng = make_agent(), kinds["arm/reach"], np.random.default_rng(5)
+    agent.reset("arm/reach", batch=64, temperature=50.0)
+    grips = set()
+    for _ in range(3):
+        for action in agent.act([observe_spec(spec, rng) for _ in range(64)]):
+            assert action["move"].shape == (2,)
+            assert np.abs(action["move"]).max() <= 2.0
+            grips.add(int(action["grip"]))
+    assert grips == {0, 1, 2}
+
+
+def test_temperature_zero_takes_the_largest_logit_and_the_seed_decides_the_rest(make_agent, kinds, observe_spec):
+    spec, rng = kinds["arm/reach"], np.random.default_rng(6)
+    observations = [observe_spec(spec, rng) for _ in range(8)]
+    agent = make_agent()
+    agent.reset("arm/reach", batch=8, temperature=0.0)
+    first = agent.act(observations)
+    # Actions stand in lexicographic order: the grip's token comes first.
+    assert [int(a["grip"]) for a in first] == np.argmax(np.asarray(agent.logits)[:, 0, :3], axis=-1).tolist()
+
+    def drawn():
+        other = make_agent()
+        other.reset("arm/reach", batch=8)
+        return [float(a["move"][0]) for a in other.act(observations)]
+
+    assert drawn() == drawn()
+    assert drawn() != [float(a["move"][0]) for a in first]
+
+
+def test_a_recipe_conditions_on_its_target_and_the_rewards(make_agent, kinds, observe_spec, demonstration):
+    agent, spec, rng = make_agent("return_conditioned", window=1), kinds["arm/reach"], np.random.default_rng(7)
+    observation = observe_spec(spec, rng)
+    prompt = demonstration(spec, 5, seed=1)
+    agent.reset("arm/reach", prompts=[prompt, prompt], targets=[None, 3.0], temperature=0.0)
+    agent.act([observation] * 2)
+    actions = agent.act([observation] * 2, rewards=[4.0, 1.0])
+    leaf, scaled = next(iter(agent.meta.layout.derived)), agent.recipe.derive
+    for row, to_go in enumerate((6.0, 2.0)):
+        episode = demonstration(spec, 1, seed=0)
+        episode.rewards = np.array([to_go], np.float32)
+        derived = {leaf: scaled(episode)[leaf]}
+        for token, logits in enumerate(full_logits(agent, spec, prompt, [], observation, actions[row], derived)):
+            np.testing.assert_allclose(np.asarray(agent.logits[row, token, : len(logits)]), logits, atol=2e-4)
+    with pytest.raises(AgentError, match=r"conditions on rewards.*rewards="):
+        agent.act([observation] * 2)
+
+
+def test_mistakes_name_the_leaf_and_the_way_out(make_agent, kinds, observe_spec):
+    agent, rng = make_agent(), np.random.default_rng(8)
+    with pytest.raises(AgentError, match="reset"):
+        agent.act([{}])
+    with pytest.raises(AgentError, match="did you mean 'arm/reach'"):
+        agent.reset("arm/raech")
+    with pytest.raises(AgentError, match="generate"):
+        agent.reset("captions/rooms")
+    agent.reset("arm/reach", batch=2)
+    good = observe_spec(kinds["arm/reach"], rng)
+    with pytest.raises(AgentError, match="1 observations for 2"):
+        agent.act([good])
+    with pytest.raises(SpecError, match=r"'hand' of environment 1: shape \(4,\), but the spec says \(3,\)"):
+        agent.act([good, {**good, "hand": np.zeros(4)}])
+    with pytest.raises(SpecError, match="environment 1: leaf 'goal' is missing; it has hand"):
+        agent.act([good, {"hand": good["hand"]}])
+    with pytest.raises(SpecError, match="hand"):
+        agent.act([good, {**good, "hand": np.full(3, np.nan)}])
+    wide = EpisodeSpec.of({"x": LeafSpec("continuous", (1,))}, LeafSpec("discrete", values=5000))
+    with pytest.raises(VocabularyError, match="5000 values"):
+        agent.reset(spec=wide)
+    unbounded = EpisodeSpec.of({"x": LeafSpec("continuous", (1,))}, LeafSpec("continuous", (2,)))
+    with pytest.raises(SpecError, match="low"):
+        agent.reset(spec=unbounded)
+    with pytest.raises(AgentError, match="window_timesteps"):
+        agent.reset("arm/reach", window_timesteps=0)
+
+
+def test_a_new_embodiment_acts_from_its_spec_and_nested_observations_are_flattened(make_agent):
+    agent = make_agent(length=64)
+    spec = EpisodeSpec.of(
+        {"body": {"speed": LeafSpec("continuous", (2,))}, "battery": LeafSpec("discrete", values=4)},
+        LeafSpec("continuous", (12,), low=-1.0, high=1.0),
+    )
+    agent.reset(spec=spec, batch=2)
+    nested = {"body": {"speed": np.ones(2)}, "battery": np.int64(3)}
+    for _ in range(6):
+        flat = agent.act([nested, {"body.speed": np.ones(2), "battery": 3}])
+        assert flat[0]["action"].shape == (12,)
+        # Memory fills the training length and never more: a longer sequence was never seen.
+        assert agent._session.memory.lengths.max() < 64  # noqa: SLF001
+    assert jnp.isfinite(agent.logits).all()

@@ -1,0 +1,53 @@
+"""Finding recipes, and what Gato's own says."""
+
+import importlib.metadata
+
+import numpy as np
+import pytest
+
+from gato.data_pipelines.episode import Episode
+from gato.recipes import recipe as recipe_module
+from gato.recipes.recipe import Decoding, Recipe, RecipeError, get_recipe, list_recipes
+from gato.tokenizers.layout import Layout
+
+EPISODE = Episode({}, {}, np.array([1.0, 0.0, 2.0], np.float32))
+
+
+def test_gato_is_the_paper_s_layout_and_mask():
+    gato = get_recipe("gato")
+    assert gato.layout.timestep == ("observation", "separator", "action")
+    assert gato.layout.weights == {"text": 1.0, "action": 1.0}
+    assert gato.decoding == Decoding(control_temperature=1.0, text_temperature=0.9)
+    assert gato.derive(EPISODE) == {}
+    assert gato.episode_weight(EPISODE) == 1.0
+    conditioning = gato.conditioning(gato.statistics(np.array([1.0])))
+    assert conditioning.start(5.0) == conditioning.update(1.0) == {}
+
+
+def test_unknown_name_gets_a_suggestion():
+    with pytest.raises(RecipeError, match="unknown recipe 'return_condition'; did you mean 'return_conditioned'"):
+        get_recipe("return_condition")
+
+
+class _Point:
+    name, value = "mine", "package:THING"
+
+    def __init__(self, thing):
+        self._thing = thing
+
+    def load(self):
+        return self._thing
+
+
+def test_entry_point_of_another_package(monkeypatch):
+    mine = Recipe("mine", Layout())
+    monkeypatch.setattr(recipe_module, "entry_points", lambda group: [_Point(mine)] if group == "gato.recipes" else [])
+    assert get_recipe("mine") is mine
+    assert list_recipes() == ["gato", "mine", "return_conditioned"]
+    monkeypatch.setattr(recipe_module, "entry_points", lambda group: [_Point(3)])
+    with pytest.raises(RecipeError, match="'package:THING' of recipe 'mine' is a int"):
+        get_recipe("mine")
+
+
+def test_installed_entry_points_are_asked():
+    assert recipe_module.entry_points is importlib.metadata.entry_points

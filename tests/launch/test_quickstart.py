@@ -1,0 +1,130 @@
+"""The quickstart: its stages, its budget, and (slow) the whole way on a miniature mixture."""
+
+from __future__ import annotations
+
+import argparse
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from gato.data_pipelines.collect import CollectPlan
+from gato.data_pipelines.episode import Episode
+from gato.data_pipelines.starter import STARTER
+from gato.data_pipelines.store import StoreWriter
+from gato.launch import quickstart
+from gato.launch.configs import quickstart as experiment
+from gato.launch.quickstart import BudgetError, Quickstart, Stopped, collected_texts
+from gato.launch.scores import score_table
+from gato.tokenizers.spec import EpisodeSpec, LeafSpec
+
+
+def stub(
+    run: Quickstart, log: list[str], failing: str = "", error: type[BaseException] = KeyboardInterrupt
+) -> Quickstart:
+    """Replaces every stage by a line in `log`; the stage `failing` raises."""
+
+    def stage(name: str) -> None:
+        log.append(name)
+        if name == failing:
+            raise error
+
+    run.stages = {name: (lambda name=name: stage(name)) for name in run.stages}
+    return run
+
+
+def test_stages_run_once_and_go_on_after_an_interruption(tmp_path: Path) -> None:
+    log: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        stub(Quickstart(tmp_path, 1200, 0), log, failing="train").run()
+    assert log == ["collect", "tokenizer", "train"]
+    log.clear()
+    stub(Quickstart(tmp_path, 1200, 0), log).run()
+    assert log == ["train", "evaluate", "report"]
+    log.clear()
+    stub(Quickstart(tmp_path, 1200, 0), log).run()
+    assert log == []
+
+
+def test_a_signal_in_training_gives_its_exit_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(self: Quickstart) -> None:
+        raise Stopped(143)
+
+    monkeypatch.setattr(Quickstart, "run", stopped)
+    assert quickstart.run(argparse.Namespace(out=tmp_path, budget=1200.0, seed=0)) == 143
+    assert "run the same command again" in capsys.readouterr().err
+
+
+def test_the_training_gets_what_the_others_leave(tmp_path: Path) -> None:
+    run = Quickstart(tmp_path, 1200, 0)
+    planned = run.training_seconds()
+    run.journal.seconds["collect"] = 500.0
+    expected = sum(plan.seconds for plan in STARTER) / quickstart.cores()
+    assert run.training_seconds() == pytest.approx(planned + expected - 500.0)
+
+
+def test_a_budget_without_training_is_refused_before_anything_is_collected(tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match="give at least --budget="):
+        Quickstart(tmp_path, 30, 0).collect()
+    assert not (tmp_path / "data").exists()
+
+
+def test_remaining_time_shrinks_to_nothing(tmp_path: Path) -> None:
+    run = stub(Quickstart(tmp_path, 1200, 0), [])
+    before = run.left()
+    assert before == pytest.approx(1200, rel=0.05)
+    for name in list(run.stages):
+        with run.journal.stage(name):
+            pass
+        assert run.left() <= before
+        before = run.left()
+    assert before == 0
+
+
+def test_collected_texts_are_each_wording_once_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quickstart, "STARTER", (CollectPlan("a/b", 2), CollectPlan("a/c", 1)))
+    spec = EpisodeSpec(
+        {"mission": LeafSpec("text"), "x": LeafSpec("continuous")}, {"action": LeafSpec("discrete", values=2)}
+    )
+    for name, missions in (("a/b", ["go", "stop"]), ("a/c", ["go"])):
+        with StoreWriter(tmp_path / name, name, spec, {}) as writer:
+            for mission in missions:
+                observations = {"mission": [mission] * 3, "x": np.zeros(3, np.float32)}
+                actions = {"action": np.zeros(3, np.int64)}
+                writer.write(Episode(observations, actions, np.zeros(3, np.float32), metadata={"episode_id": mission}))
+    assert list(collected_texts(tmp_path)) == ["go", "stop", "go"]
+
+
+def test_experiment_covers_the_starter_mixture() -> None:
+    config = experiment.get_config("run")
+    assert [source["path"] for source in config.sources] == [f"run/data/{plan.name}" for plan in STARTER]
+    suites = {plan.name.partition("/")[0] for plan in STARTER}
+    total = sum(source["weight"] for source in config.sources)
+    assert total == pytest.approx(sum(experiment.WEIGHTS[suite] for suite in suites))
+    for source in config.sources:
+        assert ("window_timesteps" in source) != (source["path"].split("/")[2] in experiment.DOCUMENTS)
+
+
+def test_score_table_shows_every_task_and_undefined_as_a_dash() -> None:
+    tasks = {
+        "a/b": {
+            "score": 0.5,
+            "low": 0.4,
+            "high": 0.6,
+            "random": 0.1,
+            "expert": 1.0,
+            "normalised": 44.4,
+            "specialist": 0.9,
+        },
+        "a/c": {"score": 0.5, "low": 0.4, "high": 0.6, "random": 1.0, "expert": 1.0, "normalised": None},
+    }
+    stream = io.StringIO()
+    Console(file=stream, width=120).print(score_table({"tasks": tasks, "suites": {"a": 44.4}, "overall": 44.4}))
+    first, second = (line for line in stream.getvalue().splitlines() if line.startswith("a/"))
+    assert "44.4" in first
+    assert "0.90" in first
+    assert "–" in second
