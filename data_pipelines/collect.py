@@ -12,6 +12,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import errno
+import math
 import multiprocessing
 import os
 import shutil
@@ -138,9 +139,9 @@ def _write_store(plan: CollectPlan, seed: int, folder: Path, results: Iterator[l
             raise
         expected = size * plan.episodes / max(written, 1)
         raise CollectError(
-            f"{folder}: the disk is full: {_free_bytes(folder) / 1e6:.0f} MB free, {plan.name} needs up to "
-            f"{expected / 1e6:.0f} MB. Free some space or choose another folder, then run the same command again; "
-            "finished sources are kept"
+            f"{folder}: the disk is full: {_free_bytes(folder) // 10**6} MB free, {plan.name} needs up to "
+            f"{math.ceil(expected / 1e6)} MB. Free some space or choose another folder, then run the same command "
+            "again; finished sources are kept"
         ) from error
 
 

@@ -76,6 +76,7 @@ class Loader:
             raise MixtureError(f"length={length}: a row needs at least two tokens")
         self.sources = open_sources(configs, tokenizer, length, seed)
         self.rows = Rows(self.sources, length, seed)
+        self._held_out: Rows | None = None
         self._tokenizer, self._batch_size, self._length, self._seed = tokenizer, batch_size, length, seed
         self._process_index, self._process_count, self._threads = process_index, process_count, threads
         self._recipe = recipe
@@ -108,7 +109,9 @@ class Loader:
         Raises:
           MixtureError: no source has held-out episodes.
         """
-        rows = Rows(self.sources, self._length, self._seed, "held_out")
+        if self._held_out is None:
+            self._held_out = Rows(self.sources, self._length, self._seed, "held_out")
+        rows = self._held_out
         return (self._assemble(rows, number) for number in range(count))
 
     def probe(self) -> Capacities:

@@ -31,6 +31,7 @@ SMALLEST_BLOCK = 256
 ROOM = 100  # rows in a block per row of overshoot, so that the overshoot costs at most 1 %
 FRACTION_BITS = 10  # quotas are whole numbers of 1/1024 tokens, so that multiples of them are exact
 CALIBRATION_BLOCKS = 3
+KEPT_SEQUENCES = 500_000  # of planned epochs, 56 bytes each
 SAMPLED_SEQUENCES = 5_000  # of the first epochs of a source, to know how many tokens prompts add
 
 
@@ -59,6 +60,7 @@ class Rows:
             raise MixtureError(f"no source has {split.replace('_', '-')} episodes; set held_out_episodes of a source")
         self._lock = threading.RLock()
         self._epochs: collections.OrderedDict[tuple[int, int], EpochPlan] = collections.OrderedDict()
+        self._kept_sequences = 0
         self._blocks: collections.OrderedDict[int, Block] = collections.OrderedDict()
         self._epoch_tokens = {n: int(self._epoch(n, 0).before[-1]) for n in self._used}
         longest = sum(sources[n].longest_window(split) for n in self._used)
@@ -200,8 +202,9 @@ class Rows:
             key = (source, epoch)
             if key not in self._epochs:
                 self._epochs[key] = self.sources[source].plan(self.split, self.seed, epoch)
-                while len(self._epochs) > 3 * len(self._used):
-                    self._epochs.popitem(last=False)
+                self._kept_sequences += len(self._epochs[key].episode)
+                while self._kept_sequences > KEPT_SEQUENCES and len(self._epochs) > 2 * len(self._used):
+                    self._kept_sequences -= len(self._epochs.popitem(last=False)[1].episode)
             self._epochs.move_to_end(key)
             return self._epochs[key]
 

@@ -11,9 +11,11 @@ its name only when it is complete.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import threading
@@ -110,9 +112,10 @@ class StoreWriter:
         except (OSError, RuntimeError, ValueError) as failure:
             raise self._failure(failure) from failure
         finally:
-            self._episodes.close()
-            if self._writer is not None:
-                self._writer.close()
+            # On a full disk closing fails again: that must neither hide the failure nor keep the folder.
+            for file in (self._episodes, *([self._writer] if self._writer is not None else [])):
+                with contextlib.suppress(OSError, RuntimeError):
+                    file.close()
             shutil.rmtree(self._partial, ignore_errors=True)
 
     def _write_record(self, record: bytes) -> None:
@@ -223,6 +226,13 @@ class Store:
             if size != shard["bytes"]:
                 found = "is missing" if size is None else f"has {size} bytes instead of {shard['bytes']}"
                 raise StoreError(f"{file}: {found}; collect or import it again")
+        try:
+            with (self.path / "episodes.jsonl").open("rb") as file:
+                self._about_episodes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"{self.path}/episodes.jsonl: cannot be read ({error}); collect or import it again"
+            ) from error
         self._readers: dict[int, Any] = {}
         self._lock = threading.Lock()
 
@@ -250,10 +260,8 @@ class Store:
     def _about(self, index: int) -> dict[str, Any]:
         begin, end = int(self._lines[index]), int(self._lines[index + 1])
         try:
-            with (self.path / "episodes.jsonl").open("rb") as file:
-                file.seek(begin)
-                return json.loads(file.read(end - begin))
-        except (OSError, ValueError) as error:
+            return json.loads(self._about_episodes[begin:end])
+        except ValueError as error:
             raise StoreError(
                 f"{self.path}/episodes.jsonl: episode {index}: {error}; collect or import it again"
             ) from error

@@ -12,11 +12,10 @@ from gato.evaluation.report_charts import number
 
 def score_table(summary: Mapping[str, Any]) -> Table:
     """What ``evaluation/summary.json`` holds, one row a task; an undefined score is a dash."""
-    table = Table(
-        "task", "normalised", "agent", "95 % interval", "random", "specialist", "expert", box=None, pad_edge=False
-    )
+    table = Table("task", "normalised", "agent", "interval", "random", "specialist", "expert", box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
+    table.columns[0].no_wrap = True
 
     def show(value: float | None) -> str:
         return "–" if value is None else number(value)
@@ -30,7 +29,9 @@ def score_table(summary: Mapping[str, Any]) -> Table:
     table.add_row("[bold]mean[/]", f"[bold]{show(summary.get('overall'))}[/]")
     for name, scores in (summary.get("captions") or {}).items():
         metric = "object_f1" if "object_f1" in scores else "accuracy"
-        shuffled = f"shuffled images {show(scores.get(f'shuffled_{metric}'))}"
         interval = f"{show(scores.get('low'))} … {show(scores.get('high'))}"
-        table.add_row(f"{name} ({metric.replace('_', ' ')})", "", show(scores[metric]), interval, "", shuffled)
+        row = f"{name} ({metric.replace('_', ' ')})"
+        table.add_row(row, "", show(scores[metric]), interval, show(scores.get(f"shuffled_{metric}")))
+    if summary.get("captions"):
+        table.caption = "random, for captions and questions: the same with shuffled images"
     return table

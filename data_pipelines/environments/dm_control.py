@@ -19,6 +19,8 @@ from gato.data_pipelines.experts.planning import ball_in_cup_policy
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
 
 MAX_STEPS = 1000
+# These scenes fill a small part of what their camera sees.
+_ZOOM = {"pendulum": 1.3, "point_mass": 1.1, "reacher": 1.5}
 _EXPERTS = {
     "ball_in_cup-catch": ball_in_cup_policy,
     "cartpole-balance": analytic.cartpole_policy,
@@ -42,7 +44,7 @@ class DMControlEnvironment:
         action = LeafSpec("continuous", bounds.shape, low=_bound(bounds, "minimum"), high=_bound(bounds, "maximum"))
         self.spec = EpisodeSpec.of(observations, action)
         self._low, self._high = bounds.minimum, bounds.maximum
-        self._steps = 0
+        self._steps, self._zoom = 0, _ZOOM.get(domain, 1.0)
         self._drawer: SceneDrawer | None = None
 
     def reset(self, seed: int) -> Observation:
@@ -60,7 +62,7 @@ class DMControlEnvironment:
 
     def frame(self) -> np.ndarray:
         if self._drawer is None:
-            self._drawer = SceneDrawer(self.simulator.physics.model)
+            self._drawer = SceneDrawer(self.simulator.physics.model, zoom=self._zoom)
         return self._drawer.draw(self.simulator.physics.data)
 
     def close(self) -> None:

@@ -31,10 +31,11 @@ class SceneDrawer:
       model: ``mujoco.MjModel`` (dm_control's wrapper works too).
       camera: name or index of the camera to look through.
       size: side of the square picture in pixels.
+      zoom: magnifies the middle of the picture.
     """
 
-    def __init__(self, model: Any, camera: str | int = 0, size: int = 160) -> None:
-        self._model, self._size = model, size
+    def __init__(self, model: Any, camera: str | int = 0, size: int = 160, zoom: float = 1.0) -> None:
+        self._model, self._size, self._zoom = model, size, zoom
         names = [_name(model, model.name_camadr[i]) for i in range(model.ncam)]
         self._camera = names.index(camera) if isinstance(camera, str) else camera
         self._sphere = _directions(48)
@@ -75,7 +76,7 @@ class SceneDrawer:
         """World points [n, 3] -> pixels [n, 2] and depth [n]; a MuJoCo camera looks along its -z axis."""
         local = (points - data.cam_xpos[self._camera]) @ data.cam_xmat[self._camera].reshape(3, 3)
         depth = -local[:, 2]
-        scale = 0.5 * side / np.tan(np.deg2rad(self._model.cam_fovy[self._camera]) / 2)
+        scale = 0.5 * self._zoom * side / np.tan(np.deg2rad(self._model.cam_fovy[self._camera]) / 2)
         safe = np.maximum(depth, _NEAR)[:, None]
         return np.array([1, -1]) * local[:, :2] * scale / safe + side / 2, depth
 

@@ -179,11 +179,9 @@ def _captions(folder: Path, summary: Mapping[str, Any]) -> str:
         metric = "object_f1" if "object_f1" in score else "accuracy"
         names = {"object_f1": "F1 of the objects named", "accuracy": "right answers"}
         interval = f"[{number(_number(score.get('low')))}, {number(_number(score.get('high')))}]"
-        shuffled = number(_number(score.get(f"shuffled_{metric}")))
-        scores.append(
-            f"<tr><td>{html.escape(source)}: {names[metric]}</td><td class='n'>{number(_number(score[metric]))} {interval}"
-            f"</td><td class='n'>with shuffled images {shuffled}</td></tr>"
-        )
+        shuffled = f"with shuffled images {number(_number(score.get(f'shuffled_{metric}')))}"
+        cells = (f"{html.escape(source)}: {names[metric]}", f"{number(_number(score[metric]))} {interval}", shuffled)
+        scores.append("<tr>" + "".join(f'<td class="n">{cell}</td>' for cell in cells) + "</tr>")
     for sample in captions.get("samples", []):
         image = sample["image"]
         if not image.startswith("data:"):

@@ -90,5 +90,15 @@ def _product(q_BHQK: jax.Array, k: jax.Array) -> jax.Array:
 
 
 def _mix(scores_BHQM: jax.Array, allowed_B1QM: jax.Array, v_BHMK: jax.Array) -> jax.Array:
-    weights = jax.nn.softmax(jnp.where(allowed_B1QM, scores_BHQM, MASKED), axis=-1)
-    return jnp.einsum("bhqm,bhmk->bhqk", weights.astype(v_BHMK.dtype), v_BHMK)
+    """Softmax over the allowed keys, times the values.
+
+    The division by the softmax's sum comes after the product with the values: on [Q, K] instead of [Q, M] numbers. The
+    maximum only keeps exp in range and cancels exactly, so it carries no gradient.
+    """
+    scores_BHQM = jnp.where(allowed_B1QM, scores_BHQM, MASKED)
+    largest_BHQ1 = jax.lax.stop_gradient(scores_BHQM.max(axis=-1, keepdims=True))
+    weights_BHQM = jnp.exp(scores_BHQM - largest_BHQ1)
+    mixed_BHQK = jnp.einsum(
+        "bhqm,bhmk->bhqk", weights_BHQM.astype(v_BHMK.dtype), v_BHMK, preferred_element_type=jnp.float32
+    )
+    return (mixed_BHQK / weights_BHQM.sum(axis=-1, keepdims=True)).astype(v_BHMK.dtype)

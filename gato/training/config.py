@@ -98,8 +98,8 @@ class TrainConfig:
         if (model.vocabulary_size, model.continuous_start) != (vocabulary.table_size, vocabulary.text_size):
             raise ConfigError(
                 f"model.vocabulary_size is {model.vocabulary_size} with bins from {model.continuous_start}, but the "
-                f"vocabulary needs {vocabulary.table_size} rows and bins from {vocabulary.text_size}: build the model with "
-                "preset(name, vocabulary=...)"
+                f"vocabulary needs {vocabulary.table_size} rows and bins from {vocabulary.text_size}: "
+                "build the model with preset(name, vocabulary=...)"
             )
 
     def replace(self, **changes: Any) -> TrainConfig:

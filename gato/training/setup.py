@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from gato.training.checkpoint import CheckpointMeta, SourceMeta
 from gato.training.config import TrainConfig
 from gato.training.loss import LossSums
 from gato.training.optimizer import learning_rate_schedule, make_optimizer
-from gato.training.step import StepMetrics, TrainState, make_train_step, make_validation_step, step_key
+from gato.training.step import StepMetrics, TrainState, batch_loss, make_train_step, step_key
 
 CACHE_VARIABLE = "GATO_COMPILATION_CACHE"
 
@@ -117,7 +118,7 @@ def build(config: TrainConfig) -> Setup:
     model = GatoModel(config.model, mesh)
     schedule = learning_rate_schedule(config.optimizer, config.steps)
     optimizer = make_optimizer(config.optimizer, config.steps)
-    sizes = {"vocabulary_size": tokenizer.vocabulary.size, "sources": len(names)}
+    loss = functools.partial(batch_loss, model, vocabulary_size=tokenizer.vocabulary.size, sources=len(names))
 
     def create_state() -> TrainState:
         params = init_params(config.model, step_key(config.seed, "parameters", 0))
@@ -128,14 +129,12 @@ def build(config: TrainConfig) -> Setup:
     whole = sharding.replicated(mesh)
     # Batches come in a few static shapes, and `put` has placed them: their shardings are taken from the arguments.
     train_step = jax.jit(
-        make_train_step(model, optimizer, schedule, seed=config.seed, **sizes),
+        make_train_step(loss, optimizer, schedule, seed=config.seed),
         in_shardings=(shardings, None),
         out_shardings=(shardings, whole),
         donate_argnums=0,
     )
-    validation_step = jax.jit(
-        make_validation_step(model, **sizes), in_shardings=(shardings.params, None), out_shardings=whole
-    )
+    validation_step = jax.jit(loss, in_shardings=(shardings.params, None), out_shardings=whole)
     return Setup(
         loader=loader,
         validation_batches=validation_batches,

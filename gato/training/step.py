@@ -15,6 +15,7 @@ from gato.model.transformer import GatoModel
 from gato.training.loss import LossSums, sparse_loss
 
 Batch = Mapping[str, Any]
+Loss = Callable[[Any, Batch, dict[str, jax.Array]], LossSums]
 
 
 @struct.dataclass
@@ -44,10 +45,10 @@ def batch_loss(
     model: GatoModel,
     params: Any,
     batch: Batch,
+    rngs: dict[str, jax.Array] | None = None,
     *,
     vocabulary_size: int,
     sources: int,
-    rngs: dict[str, jax.Array] | None = None,
 ) -> LossSums:
     """Loss sums of a batch; with `rngs` in training mode (dropout, sampled patch positions), without in evaluation
     mode.
@@ -71,22 +72,24 @@ def batch_loss(
 
 
 def make_train_step(
-    model: GatoModel,
-    optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
-    *,
-    seed: int,
-    vocabulary_size: int,
-    sources: int,
+    loss: Loss, optimizer: optax.GradientTransformation, schedule: optax.Schedule, *, seed: int
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
-    """The pure step. Gradients are of the *sum* of the loss and are divided by the sum of the weights once, so that
-    sums over micro-batches can be accumulated before the division."""
+    """The pure step.
+
+    Gradients are of the *sum* of the loss and are divided by the sum of the weights once, so that sums over
+    micro-batches can be accumulated before the division.
+
+    Args:
+      loss: (params, batch, rngs) -> sums; `batch_loss` with its model and sizes filled in.
+      optimizer, schedule: the schedule is the optimizer's own, for the metrics.
+      seed: of dropped paths, dropout and patch positions.
+    """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         rngs = {name: step_key(seed, name, state.step) for name in ("dropout", "position")}
 
         def loss_sum(params: Any) -> tuple[jax.Array, LossSums]:
-            sums = batch_loss(model, params, batch, vocabulary_size=vocabulary_size, sources=sources, rngs=rngs)
+            sums = loss(params, batch, rngs)
             return sums.loss, sums
 
         gradients, sums = jax.grad(loss_sum, has_aux=True)(state.params)
@@ -101,12 +104,3 @@ def make_train_step(
         return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return train_step
-
-
-def make_validation_step(model: GatoModel, *, vocabulary_size: int, sources: int) -> Callable[[Any, Batch], LossSums]:
-    """(params, batch) -> loss sums, without randomness."""
-
-    def validation_step(params: Any, batch: Batch) -> LossSums:
-        return batch_loss(model, params, batch, vocabulary_size=vocabulary_size, sources=sources)
-
-    return validation_step

@@ -17,15 +17,17 @@ from ml_collections import ConfigDict
 from gato.data_pipelines.starter import STARTER
 from gato.launch.config import default_config
 
-# Share of the tokens, per suite; its sources share it equally.
+# Share of the tokens, per suite (its sources share it equally) or per source. A task gets what it needs to be learned:
+# language-conditioned picking up takes many more timesteps than pressing a button.
 WEIGHTS = {
-    "metaworld": 0.30,
-    "babyai": 0.25,
-    "dm_control": 0.12,
+    "metaworld": 0.24,
+    "babyai/PickupLoc": 0.20,
+    "babyai": 0.14,
+    "dm_control": 0.10,
     "sokoban": 0.12,
     "atari": 0.08,
     "captions": 0.08,
-    "questions": 0.03,
+    "questions": 0.02,
     "text": 0.02,
 }
 DOCUMENTS = ("captions", "questions", "text")
@@ -51,17 +53,18 @@ def get_config(run: str = "runs/quickstart") -> ConfigDict:
 
 
 def sources(run: str) -> list[dict[str, Any]]:
-    """The stores of the starter mixture with their weights; most windows hold one timestep, which learns fastest."""
-    counts = Counter(_suite(plan.name) for plan in STARTER)
-    return [_source(run, plan.name, WEIGHTS[_suite(plan.name)] / counts[_suite(plan.name)]) for plan in STARTER]
+    """The stores of the starter mixture with their weights; windows hold one timestep, which learns fastest."""
+    groups = {plan.name: plan.name if plan.name in WEIGHTS else _suite(plan.name) for plan in STARTER}
+    sizes = Counter(groups.values())
+    return [_source(run, name, WEIGHTS[group] / sizes[group]) for name, group in groups.items()]
 
 
 def _source(run: str, name: str, weight: float) -> dict[str, Any]:
-    # Every demonstration is the expert's. The returns of one task differ with its start (a nearer goal ends sooner and
-    # collects less), so a filter by return would throw good ones away.
-    source = {"path": f"{run}/data/{name}", "weight": weight, "held_out_episodes": 5, "expert_filter": None}
+    source = {"path": f"{run}/data/{name}", "weight": weight, "held_out_episodes": 5}
     if _suite(name) not in DOCUMENTS:
-        source |= {"window_timesteps": 1, "prompt_timesteps": 1}
+        # No expert filter: every label is the expert's own. Returns differ by the noise of the execution and by how soon
+        # the episode was cut after its success, not by skill.
+        source |= {"window_timesteps": 1, "prompt_timesteps": 1, "expert_filter": None}
     return source
 
 

@@ -70,14 +70,16 @@ def test_finished_stores_are_kept_and_others_are_refused(collected, monkeypatch)
 
 def test_a_full_disk_names_folder_and_space_and_leaves_nothing(collected, tmp_path, monkeypatch):
     class FullDisk(store.ArrayRecordWriter):
-        def write(self, record):
-            if "point_mass" in self.path:
-                raise OSError(28, "No space left on device")
-            super().write(record)
+        """What a small file system showed: writes go to a buffer, closing fails, and fails again."""
 
         def __init__(self, path, options):
             self.path = path
             super().__init__(path, options)
+
+        def close(self):
+            super().close()
+            if "point_mass" in self.path:
+                raise RuntimeError(f"write() failed: No space left on device; writing {self.path}")
 
     with monkeypatch.context() as patch:
         patch.setattr(store, "ArrayRecordWriter", FullDisk)

@@ -198,8 +198,13 @@ def test_other_damage(big):
     with pytest.raises(StoreError, match=r"store\.json: cannot be read"):
         Store(big)
     (big / "store.json").write_text(json.dumps(header))
+    index = (big / "index.npz").read_bytes()
     (big / "index.npz").write_bytes(b"PK")
     with pytest.raises(StoreError, match=r"index\.npz"):
+        Store(big)
+    (big / "episodes.jsonl").write_bytes(b"")
+    (big / "index.npz").write_bytes(index)
+    with pytest.raises(StoreError, match=r"episodes\.jsonl: cannot be read"):
         Store(big)
     with pytest.raises(StoreError, match="not a store"):
         Store(big / "nothing")

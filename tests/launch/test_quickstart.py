@@ -15,10 +15,12 @@ from gato.data_pipelines.episode import Episode
 from gato.data_pipelines.starter import STARTER
 from gato.data_pipelines.store import StoreWriter
 from gato.launch import quickstart
+from gato.launch.config import apply_override, train_config
 from gato.launch.configs import quickstart as experiment
 from gato.launch.quickstart import BudgetError, Quickstart, Stopped, collected_texts
 from gato.launch.scores import score_table
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
+from gato.training.config import TrainConfig
 
 
 def stub(
@@ -128,3 +130,46 @@ def test_score_table_shows_every_task_and_undefined_as_a_dash() -> None:
     assert "44.4" in first
     assert "0.90" in first
     assert "–" in second
+
+
+MINIATURE = (
+    CollectPlan("babyai/OpenDoor", 12),
+    CollectPlan("sokoban/7x7-1box", 20),
+    CollectPlan("captions/rooms", 40),
+    CollectPlan("text/stdlib", 400),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_whole_way_on_a_miniature(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Real simulators and a few steps of training: all files are there, and a second call does nothing again."""
+    monkeypatch.setattr(quickstart, "STARTER", MINIATURE)
+    monkeypatch.setattr(experiment, "STARTER", MINIATURE)
+    monkeypatch.setattr(quickstart, "EPISODES", 1)
+    settings = ["seed=0", "optimizer.warmup_steps=2", "validation_every=4", "checkpoint_every=4", "batch_size=8"]
+
+    def small(self: Quickstart) -> TrainConfig:
+        config = experiment.get_config(str(self.out.absolute()))
+        for override in settings:
+            apply_override(config, override)
+        return train_config(config)
+
+    monkeypatch.setattr(Quickstart, "training_config", small)
+    arguments = argparse.Namespace(out=tmp_path / "run", budget=1200.0, seed=0)
+    journal = Quickstart(arguments.out, 1200.0, 0).journal
+    journal.notes["steps"] = 8  # as if a step had been measured before an interruption
+    journal.write()
+    assert quickstart.run(arguments) == 0
+    out = capsys.readouterr().out
+    assert "babyai/OpenDoor" in out
+    for name in ("report.html", "evaluation/summary.json", "evaluation/captions.json", "metrics.jsonl", "timings.json"):
+        assert (arguments.out / name).is_file(), name
+    page = (arguments.out / "report.html").read_text()
+    for section in ("Scores", "The agent at work", "What it sees", "Learning curves", "What the network reads", "Time"):
+        assert f"<h2>{section}</h2>" in page
+    written = {path: path.stat().st_mtime_ns for path in arguments.out.rglob("*") if path.is_file()}
+    assert quickstart.run(arguments) == 0
+    assert {path: path.stat().st_mtime_ns for path in arguments.out.rglob("*") if path.is_file()} == written

@@ -1,5 +1,7 @@
 """One step of the tiny preset: golden numbers, and gradients only where the weights say."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,12 +41,12 @@ def gradient(config):
 
 
 GOLDEN = {
-    "loss": 8.4228,
-    "text": 8.6317,
-    "action": 8.3075,
-    "source_0": 8.3504,
-    "gradient_norm": 1.9532,
-    "loss_after": 7.6651,
+    "loss": 8.4305,
+    "text": 8.7533,
+    "action": 8.2523,
+    "source_0": 8.4434,
+    "gradient_norm": 1.7909,
+    "loss_after": 7.6672,
 }
 HOW_TO_JUDGE = """
 Golden numbers of one step changed. If you did not mean to change the initial values, the loss, the model's arithmetic,
@@ -56,14 +58,8 @@ the norm of the gradient is of order one. Then copy them from this message into 
 
 def test_golden_metrics_of_one_step(config, params, make_batch, vocabulary):
     optimizer = make_optimizer(OPTIMIZER, steps=10)
-    step = make_train_step(
-        GatoModel(config),
-        optimizer,
-        learning_rate_schedule(OPTIMIZER, 10),
-        seed=0,
-        vocabulary_size=vocabulary.size,
-        sources=SOURCES,
-    )
+    loss = functools.partial(batch_loss, GatoModel(config), vocabulary_size=vocabulary.size, sources=SOURCES)
+    step = make_train_step(loss, optimizer, learning_rate_schedule(OPTIMIZER, 10), seed=0)
     jitted = jax.jit(step)
     state = TrainState(step=jnp.int32(0), params=params, opt_state=optimizer.init(params))
     batch = make_batch()
