@@ -4,9 +4,9 @@ python benchmarks/train.py [--quick] [--preset gato_79m] [--rows 2] [--length 10
 
 On a CPU everything runs on one thread of one core. Ceiling and steps are measured in turns, so that a machine that is
 busy or hot slows both, and the best of each is compared: other programs can only make a run longer. FLOPs are counted
-analytically (`gato.training.flops`): causal attention once, the backward pass as two forward passes, the head and the last
-block's feed-forward only where there is a target. The dense head computes more than that; its useful FLOPs are the same, and
-`step_seconds` compares the two.
+analytically (`gato.training.flops`): causal attention once, the backward pass as two forward passes, the head and the
+last block's feed-forward only where there is a target. The dense head computes more than that; its useful FLOPs are
+the same, and `step_seconds` compares the two.
 """
 
 from __future__ import annotations
@@ -158,9 +158,8 @@ def main() -> None:
             state = case.run(state)
     peak = max(peaks)
     name = f"{args.preset}, {config.layers} layers" if args.quick else args.preset
-    print(
-        f"{name}, {args.rows} x {args.length} float32, ceiling {peak / 1e9:.1f} GFLOP/s ({jax.devices()[0].device_kind})"
-    )
+    device = jax.devices()[0].device_kind
+    print(f"{name}, {args.rows} x {args.length} float32, ceiling {peak / 1e9:.1f} GFLOP/s ({device})")
     print("head    targets  step s  tokens/s  share of ceiling")
     rows: list[dict[str, Any]] = []
     for case in cases:
@@ -174,9 +173,8 @@ def main() -> None:
             "peak_flops": peak,
         }
         rows.append(row)
-        print(
-            f"{case.head:6}  {case.share:7.0%}  {case.best:6.2f}  {row['tokens_per_second']:8.0f}  {row['share_of_peak']:.2f}"
-        )
+        speed, share = row["tokens_per_second"], row["share_of_peak"]
+        print(f"{case.head:6}  {case.share:7.0%}  {case.best:6.2f}  {speed:8.0f}  {share:.2f}")
     for sparse, dense in zip(cases[::2], cases[1::2], strict=True):
         print(
             f"{sparse.share:.0%} targets: the sparse head makes the step {dense.best / sparse.best:.2f} times as fast"

@@ -1,8 +1,9 @@
-"""The Breakout expert: a script that follows the ball with the paddle, reading positions from the console's memory.
+"""The Breakout expert: a script that meets the falling ball and waits in the middle while the ball rises.
 
-It aims where the ball will be one decision later and leaves a margin on both sides, so its answer is a function of what
-the observation shows (the last pictures), and a network can learn it. Addresses: Anand et al. 2019, "Unsupervised State
-Representation Learning in Atari" (AtariARI).
+It reads positions from the console's memory, aims where the ball will be one decision later, and leaves a margin. So
+its answer is a function of what the observation shows, the last pictures, and mostly depends on them only coarsely: a
+script that always stays below the ball plays no better and is much harder to learn from pixels. Addresses: Anand et al.
+2019, "Unsupervised State Representation Learning in Atari" (AtariARI).
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import numpy as np
 
 from gato.data_pipelines.environments.base import Action, Observation
 
-_BALL_X, _BALL_Y, _PADDLE_X = 99, 101, 72
-_PADDLE_CENTRE = 8  # From the address of the paddle to the middle of the paddle, in the memory's units (pixels).
-_MARGIN = 6  # Pixels that the ball may be off the paddle's middle; the paddle is 16 wide and moves fast.
+_BALL_X, _BALL_Y, _PADDLE_X = 99, 101, 72  # Addresses; the values are the console's pixels.
+_PADDLE_CENTRE = 8  # From the paddle's address to its middle; it is 16 wide.
+_MIDDLE = 128  # Of the field, in the same units.
+_BALL_MARGIN, _MIDDLE_MARGIN = 8, 16
 _NOOP, _FIRE, _RIGHT, _LEFT = range(4)
 
 
@@ -29,19 +31,21 @@ class BreakoutExpert:
 
     def __init__(self, environment: _Console) -> None:
         self._environment = environment
-        self._last_x: int | None = None
+        self._last_ball: tuple[int, int] | None = None
 
     def __call__(self, observation: Observation) -> Action:
         return {"action": np.asarray(self._choose())}
 
     def _choose(self) -> int:
-        ball_x, ball_y, paddle_x = (int(self._environment.ram[at]) for at in (_BALL_X, _BALL_Y, _PADDLE_X))
-        if ball_y == 0:  # No ball in play: serve one.
-            self._last_x = None
+        memory = self._environment.ram
+        x, y, paddle = int(memory[_BALL_X]), int(memory[_BALL_Y]), int(memory[_PADDLE_X]) + _PADDLE_CENTRE
+        if y == 0:  # No ball in play: serve one.
+            self._last_ball = None
             return _FIRE
-        speed = 0 if self._last_x is None else ball_x - self._last_x
-        self._last_x = ball_x
-        off = ball_x + speed - (paddle_x + _PADDLE_CENTRE)
-        if abs(off) <= _MARGIN:
+        last_x, last_y = self._last_ball or (x, y)
+        self._last_ball = (x, y)
+        falls = y > last_y
+        aim, margin = (2 * x - last_x, _BALL_MARGIN) if falls else (_MIDDLE, _MIDDLE_MARGIN)
+        if abs(aim - paddle) <= margin:
             return _NOOP
-        return _RIGHT if off > 0 else _LEFT
+        return _RIGHT if aim > paddle else _LEFT

@@ -79,7 +79,7 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedul
     final = peak * config.final_fraction
 
     # Not optax's schedule: its warm-up subtracts from the maximum and loses the first steps' digits in float32.
-    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+    def schedule(step: Any) -> jax.Array:
         rising = first + (peak - first) * (step / max(warmup, 1))
         done = jnp.clip((step - warmup) / (decay_steps - warmup), 0.0, 1.0)
         falling = final + (peak - final) * 0.5 * (1.0 + jnp.cos(jnp.pi * done))

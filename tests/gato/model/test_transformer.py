@@ -1,0 +1,189 @@
+"""What the whole network must hold: causality, packing, and the same function however it is compiled."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gato.model.layers import stack_layers, unstack_layers
+from gato.model.presets import preset
+from gato.model.transformer import GatoModel, abstract_params, init_params
+
+
+def perturbed(config, key=0):
+    """Parameters away from the initial zeros and ones, so that u, v and the norms' scales matter."""
+    params = init_params(config, jax.random.key(key))
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(key + 1), len(leaves))
+    return jax.tree.unflatten(structure, [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)])
+
+
+def run(config, params, batch, **kwargs):
+    return np.asarray(jax.jit(lambda p, b: GatoModel(config).apply(p, b, **kwargs))(params, batch))
+
+
+def loss_and_gradient(config, params, batch, **kwargs):
+    def loss(params):
+        return jnp.sin(GatoModel(config).apply(params, batch, **kwargs)).mean()
+
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+
+def assert_trees_close(got, want, tolerance):
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, atol=tolerance)
+
+
+def test_causality(config, make_batch):
+    batch = make_batch(config, segments=(24,))
+    params = perturbed(config)
+    before = run(config, params, batch)
+    changed = {**batch, "ids": batch["ids"].copy(), "patch_index": batch["patch_index"].copy()}
+    changed["patch_index"][:, 13] = -1
+    changed["ids"][:, 13] = (changed["ids"][:, 13] + 1) % config.vocabulary_size
+    after = run(config, params, changed)
+    np.testing.assert_array_equal(before[:, :13], after[:, :13])
+    assert (np.abs(before[:, 13:] - after[:, 13:]).max(axis=-1) > 1e-4).all(), "every later token must feel the change"
+
+
+def test_segments_packed_in_a_row_equal_the_segments_apart(config, make_batch, slice_batch):
+    batch = make_batch(config, segments=(9, 15))
+    params = perturbed(config)
+    packed = run(config, params, batch)
+    for part in (slice(0, 9), slice(9, 24)):
+        np.testing.assert_allclose(packed[:, part], run(config, params, slice_batch(batch, tokens=part)), atol=2e-5)
+
+
+def test_remat_is_the_same_function(config, make_batch):
+    batch, params = make_batch(config), perturbed(config)
+    plain, plain_gradient = loss_and_gradient(config, params, batch)
+    remat, remat_gradient = loss_and_gradient(config.replace(remat=True), params, batch)
+    np.testing.assert_allclose(plain, remat, rtol=1e-5)
+    assert_trees_close(remat_gradient, plain_gradient, 1e-6)
+    text = str(jax.make_jaxpr(lambda p: GatoModel(config.replace(remat=True)).apply(p, batch))(params))
+    assert "checkpoint" in text or "remat" in text
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_scanned_layers_equal_unrolled_layers(config, make_batch, remat):
+    batch, params = make_batch(config), perturbed(config)
+    scanned = config.replace(scan_layers=True, remat=remat)
+    stacked = stack_layers(params, config)
+    assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(lambda leaf: leaf.shape, abstract_params(scanned))
+    assert_trees_close(unstack_layers(stacked, config), params, 0)
+    loss, gradient = loss_and_gradient(config, params, batch)
+    scanned_loss, scanned_gradient = loss_and_gradient(scanned, stacked, batch)
+    np.testing.assert_allclose(loss, scanned_loss, rtol=1e-5)
+    assert_trees_close(unstack_layers(scanned_gradient, config), gradient, 1e-6)
+
+
+def test_initial_layers_differ_when_scanned():
+    kernel = init_params(preset("tiny", layers=3, scan_layers=True), jax.random.key(0))["params"]["blocks"]["attention"]["query"]
+    assert not np.allclose(kernel[0], kernel[1])
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_hidden_at_equals_gathering_all_hidden_states(config, make_batch, train):
+    config = config.replace(stochastic_depth=0.4 if train else 0.0)
+    batch, params = make_batch(config), perturbed(config)
+    index = jnp.asarray([3, 4, 20, 24, 47, 0, 0], jnp.int32)
+    rngs = {"dropout": jax.random.key(1), "position": jax.random.key(2)}
+
+    def loss(params, sparse):
+        if sparse:
+            hidden = GatoModel(config).apply(params, batch, train=train, rngs=rngs, hidden_at=index)
+        else:
+            hidden = GatoModel(config).apply(params, batch, train=train, rngs=rngs).reshape(-1, config.width)[index]
+        return jnp.sin(hidden).sum(), hidden
+
+    step = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
+    (gradient, hidden), (full_gradient, full_hidden) = step(params, True), step(params, False)
+    assert hidden.shape == (7, config.width)
+    np.testing.assert_allclose(hidden, full_hidden, atol=1e-5)
+    assert_trees_close(gradient, full_gradient, 1e-4)
+
+
+def test_stochastic_depth_drops_whole_rows_and_keeps_the_mean(make_batch):
+    config = preset("tiny", layers=1, stochastic_depth=0.5)
+    batch = make_batch(config, rows=256, length=4, segments=(4,))
+    batch = {name: value if name == "patches" else np.repeat(value[:1], 256, axis=0) for name, value in batch.items()}
+    batch["patch_index"][:] = -1
+    params = init_params(config, jax.random.key(0))
+
+    def stream(rngs):
+        """The residual stream before the last norm."""
+        kwargs = {"train": rngs is not None, "rngs": rngs, "capture_intermediates": True, "mutable": ["intermediates"]}
+        _, state = GatoModel(config).apply(params, batch, **kwargs)
+        return np.asarray(state["intermediates"]["last_block"]["__call__"][0][0][0])
+
+    full = stream(None)
+    dropped = stream({"dropout": jax.random.key(0), "position": jax.random.key(1)})
+    kinds = np.unique(dropped.round(4).reshape(256, -1), axis=0)
+    assert len(kinds) == 4, "attention kept or not, times feed-forward kept or not, the same for all tokens of a row"
+    x = np.asarray(GatoModel(config).apply(params, batch, method=lambda model, b: model.embedding(b, False)))
+    assert any(np.allclose(kind, x[0].round(4).ravel(), atol=2e-4) for kind in kinds), "one kind is the bare embedding"
+    error = np.abs(dropped.mean(axis=0) - full[0]).mean() / np.abs(full[0] - x[0]).mean()
+    assert error < 0.35
+
+
+def test_dropout_only_in_training(make_batch):
+    config = preset("tiny", dropout=0.5)
+    batch, params = make_batch(config), init_params(config, jax.random.key(0))
+    first, second = (
+        run(config, params, batch, train=True, rngs={"dropout": jax.random.key(seed), "position": jax.random.key(9)})
+        for seed in (0, 1)
+    )
+    assert np.abs(first - second).max() > 0.1
+    np.testing.assert_array_equal(run(config, params, batch), run(config.replace(dropout=0.0), params, batch))
+
+
+def test_bfloat16_is_close_and_its_outputs_are_what_they_say(config, make_batch):
+    batch, params = make_batch(config), perturbed(config)
+    half = config.replace(dtype="bfloat16")
+    exact, rough = run(config, params, batch), run(half, params, batch)
+    assert rough.dtype == jnp.bfloat16
+    error = np.abs(exact - rough.astype(np.float32))
+    assert 0 < error.mean() < 0.03 * np.abs(exact).mean()
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(abstract_params(half)))
+    logits = GatoModel(half).apply(params, rough, method="logits")
+    assert logits.dtype == jnp.float32
+    _, gradient = loss_and_gradient(half, params, batch)
+    assert all(np.isfinite(leaf).all() and leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(gradient))
+
+
+def test_the_head_is_the_embedding_table(make_batch):
+    config = preset("tiny")
+    batch, params = make_batch(config), perturbed(config)
+    hidden = GatoModel(config).apply(params, batch)
+    logits = GatoModel(config).apply(params, hidden, method="logits")
+    np.testing.assert_allclose(logits, hidden @ params["params"]["embedding"]["table"].T, atol=1e-4)
+    some = GatoModel(config).apply(params, hidden, 100, 140, method="logits")
+    np.testing.assert_allclose(some, logits[..., 100:140], atol=1e-5)
+
+
+def test_initial_logits_are_of_order_one(make_batch):
+    config = preset("quickstart")
+    batch, params = make_batch(config), init_params(config, jax.random.key(0))
+    hidden = run(config, params, batch)
+    assert 0.9 < hidden.std() < 1.1
+    assert 0.7 < np.asarray(GatoModel(config).apply(params, hidden, method="logits")).std() < 1.5
+
+
+def test_every_parameter_gets_a_gradient(config, make_batch):
+    _, gradient = loss_and_gradient(config, init_params(config, jax.random.key(0)), make_batch(config))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        assert np.abs(leaf).max() > 0, jax.tree_util.keystr(path)
+
+
+def test_rows_without_patches(make_batch):
+    config = preset("tiny")
+    batch, params = make_batch(config), init_params(config, jax.random.key(0))
+    batch["patch_index"][:] = -1
+    some = run(config, params, batch)
+    none = run(config, params, {**batch, "patches": batch["patches"][:0]})
+    absent = run(config, params, {name: value for name, value in batch.items() if "patch" not in name})
+    np.testing.assert_allclose(some, none, atol=1e-6)
+    np.testing.assert_allclose(some, absent, atol=1e-6)
