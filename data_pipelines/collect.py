@@ -7,6 +7,7 @@ where it stopped, source by source; an unfinished store leaves nothing behind.
 
 from __future__ import annotations
 
+import atexit
 import collections
 import concurrent.futures
 import contextlib
@@ -50,11 +51,14 @@ class CollectPlan:
     Attributes:
       name: of a task ("metaworld/reach-v3") or of documents (see `registry.get_source`); also the store's folder.
       episodes: how many; documents may end earlier.
+      max_steps: cut episodes after so many steps; None for the task's own limit. Where the expert holds a goal for most
+        of a long episode, more and shorter episodes show more of the way there.
       seconds: expected CPU seconds; only the progress bar's time estimate uses it.
     """
 
     name: str
     episodes: int
+    max_steps: int | None = None
     seconds: float = 10.0
 
 
@@ -90,6 +94,8 @@ def collect(
     for plan in plans:
         if plan.episodes < 1:
             raise CollectError(f"source {plan.name!r}: episodes must be at least 1, got {plan.episodes}")
+        if plan.max_steps is not None and plan.max_steps < 1:
+            raise CollectError(f"source {plan.name!r}: max_steps must be at least 1, got {plan.max_steps}")
         get_source(plan.name)
     if not 0 <= seed < COLLECTION_SEED:
         raise CollectError(f"seed must lie in 0..{COLLECTION_SEED - 1}, got {seed}; larger ones belong to evaluations")
@@ -114,12 +120,18 @@ class _Job:
     start: int
     stop: int
     seed: int
+    max_steps: int | None
 
 
 def _jobs(plan: CollectPlan, seed: int) -> list[_Job]:
     source = get_source(plan.name)
-    size = plan.episodes if isinstance(source, DocumentSource) else max(1, _STEPS_PER_JOB // source.max_steps)
-    return [_Job(plan.name, at, min(at + size, plan.episodes), seed) for at in range(0, plan.episodes, size)]
+    if isinstance(source, DocumentSource):
+        size = plan.episodes
+    else:
+        size = max(1, _STEPS_PER_JOB // min(source.max_steps, plan.max_steps or source.max_steps))
+    return [
+        _Job(plan.name, at, min(at + size, plan.episodes), seed, plan.max_steps) for at in range(0, plan.episodes, size)
+    ]
 
 
 def _write_store(plan: CollectPlan, seed: int, folder: Path, results: Iterator[list[Episode]], advance: Any) -> None:
@@ -168,6 +180,15 @@ def _in_order(executor: concurrent.futures.Executor | None, jobs: list[_Job], ah
 _last_environment: tuple[str, Environment] | None = None
 
 
+@atexit.register
+def _close_environment() -> None:
+    """Before the interpreter goes: ALE complains at length about an instance that is left to it."""
+    global _last_environment
+    if _last_environment is not None:
+        _last_environment[1].close()
+        _last_environment = None
+
+
 def _run_job(job: _Job) -> list[Episode]:
     global _last_environment
     source = get_source(job.name)
@@ -177,7 +198,8 @@ def _run_job(job: _Job) -> list[Episode]:
         if _last_environment is not None:
             _last_environment[1].close()
         _last_environment = job.name, source.make()
-    return [demonstration(source, _last_environment[1], index, job.seed) for index in range(job.start, job.stop)]
+    environment = _last_environment[1]
+    return [demonstration(source, environment, index, job.seed, job.max_steps) for index in range(job.start, job.stop)]
 
 
 @contextlib.contextmanager
@@ -213,7 +235,7 @@ def _is_finished(folder: Path, plan: CollectPlan, seed: int) -> bool:
     if not folder.exists():
         return False
     found = Store(folder).metadata
-    wanted = {"requested_episodes": plan.episodes, "seed": seed}
+    wanted = {"requested_episodes": plan.episodes, "requested_max_steps": plan.max_steps, "seed": seed}
     different = [
         f"{key} {found.get(key)} instead of {value}" for key, value in wanted.items() if found.get(key) != value
     ]
@@ -230,6 +252,7 @@ def _metadata(source: Task | DocumentSource, plan: CollectPlan, seed: int) -> di
         "task": plan.name,
         "agent": "generator" if isinstance(source, DocumentSource) else "expert",
         "requested_episodes": plan.episodes,
+        "requested_max_steps": plan.max_steps,
         "seed": seed,
     }
     return about if isinstance(source, DocumentSource) else {**about, "metric": source.metric}

@@ -63,12 +63,14 @@ def rollout(
     noise: float = 0.0,
     rng: np.random.Generator | None = None,
     steps_after_success: int | None = None,
+    max_steps: int | None = None,
 ) -> Episode:
     """Runs ``policy`` from ``observation`` (what ``reset`` returned) to the end of the episode.
 
     Args:
       noise: level of `perturb`; the stored actions stay the policy's own. Needs ``rng``.
       steps_after_success: steps to keep after the first with ``info["success"]``; ``None`` keeps all.
+      max_steps: cuts the episode, which then counts as truncated; ``None`` for the environment's own limit.
 
     Returns:
       The episode; ``metadata["success"]`` is whether any step reported success (absent where the suite defines none).
@@ -94,6 +96,7 @@ def rollout(
         if metadata.get("success") and left is not None:
             truncated = truncated or (left == 0 and not terminated)
             left -= 1
+        truncated = truncated or (len(rewards) == max_steps and not terminated)
     return Episode(
         {path: _stack(values, spec.observations[path]) for path, values in observations.items()},
         {path: _stack(values, spec.actions[path]) for path, values in actions.items()},
@@ -104,7 +107,9 @@ def rollout(
     )
 
 
-def demonstration(task: Task, environment: Environment, index: int, seed: int) -> Episode:
+def demonstration(
+    task: Task, environment: Environment, index: int, seed: int, max_steps: int | None = None
+) -> Episode:
     """Demonstration number ``index`` of a collection with ``seed``: a pure function of these and of the task.
 
     Where the metric is success, an episode in which the expert failed is dropped and tried again from another state.
@@ -128,6 +133,7 @@ def demonstration(task: Task, environment: Environment, index: int, seed: int) -
                 noise=noise,
                 rng=rng,
                 steps_after_success=task.steps_after_success,
+                max_steps=max_steps,
             )
         except ExpertError as error:
             reason = str(error)

@@ -9,18 +9,18 @@ from gato.data_pipelines.collect import CollectPlan
 from gato.data_pipelines.environments import metaworld
 from gato.data_pipelines.environments.registry import DOCUMENTS
 
-# The planner's episodes take seconds each, so they come first: short ones then fill both processes to the end.
+# DM Control's experts reach their goal early and hold it, so short episodes from many starts teach more than long ones.
 STARTER: tuple[CollectPlan, ...] = (
-    CollectPlan("dm_control/ball_in_cup-catch", episodes=10, seconds=65),
-    *(CollectPlan(f"metaworld/{name}", episodes=36, seconds=2.5) for name in metaworld.STARTER),
-    CollectPlan("atari/breakout", episodes=36, seconds=25),
-    CollectPlan("sokoban/7x7-1box", episodes=4000, seconds=10),
-    CollectPlan("babyai/PickupLoc", episodes=1000, seconds=4),
+    CollectPlan("atari/breakout", episodes=24, seconds=20),
+    *(CollectPlan(f"metaworld/{name}", episodes=80, seconds=5.5) for name in metaworld.STARTER),
+    CollectPlan("babyai/PickupLoc", episodes=4000, seconds=16),
     CollectPlan("babyai/OpenDoor", episodes=500, seconds=2),
-    CollectPlan("babyai/GoToLocal", episodes=1000, seconds=4),
+    CollectPlan("babyai/GoToLocal", episodes=1500, seconds=6),
     CollectPlan("babyai/GoToRedBall", episodes=400, seconds=2),
-    CollectPlan("dm_control/reacher-easy", episodes=21, seconds=2.5),
-    CollectPlan("dm_control/point_mass-easy", episodes=21, seconds=2.5),
+    CollectPlan("sokoban/7x7-1box", episodes=8000, seconds=14),
+    CollectPlan("dm_control/reacher-easy", episodes=250, max_steps=100, seconds=3),
+    CollectPlan("dm_control/point_mass-easy", episodes=150, max_steps=150, seconds=3),
+    CollectPlan("dm_control/pendulum-swingup", episodes=80, max_steps=300, seconds=3),
     CollectPlan("captions/rooms", episodes=3500, seconds=7),
     CollectPlan("questions/rooms", episodes=3000, seconds=5),
     CollectPlan("text/stdlib", episodes=10_000, seconds=5),  # fewer: all that there are

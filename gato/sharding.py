@@ -1,8 +1,8 @@
 """Where arrays live: one mesh (data, fsdp, tensor) and one table from the names of array axes to the mesh's axes.
 
-``data`` and ``fsdp`` both split the batch; ``fsdp`` also splits every large parameter (and its optimizer state) along the
-model's width; ``tensor`` splits heads, feed-forward and vocabulary. On one device the mesh is 1 x 1 x 1 and everything
-below is still used.
+``data`` and ``fsdp`` both split the batch; ``fsdp`` also splits every large parameter (and its optimizer state) along
+the model's width; ``tensor`` splits heads, feed-forward and vocabulary. On one device the mesh is 1 x 1 x 1 and
+everything below is still used.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
     if -1 in sizes and len(devices) % product == 0:
         sizes[sizes.index(-1)] = len(devices) // product
     elif -1 in sizes or product != len(devices):
-        raise ModelError(f"{asked} does not fit {len(devices)} device(s): the product of the sizes must be their number")
+        raise ModelError(
+            f"{asked} does not fit {len(devices)} device(s): the product of the sizes must be their number"
+        )
     return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
@@ -96,7 +98,7 @@ def state_shardings(state: Any, params: Any, mesh: Mesh) -> Any:
     """Shardings of a training state: what mirrors a parameter lies where that parameter lies, the rest is replicated.
 
     Args:
-      state: any pytree of arrays or shapes: parameters, optimizer state (its moments carry the parameters' paths), counters.
+      state: any pytree of arrays or shapes: parameters, optimizer moments (they carry the parameters' paths), counters.
       params: `param_shardings`. A leaf mirrors a parameter if its path ends with that parameter's path.
     """
     places = {_names(path): sharding for path, sharding in jax.tree_util.tree_leaves_with_path(params)}

@@ -2,7 +2,8 @@
 
 One observation holds what a player must see to tell where the ball is going: the greyscale pictures of the last three
 decisions, as the three channels of one image (newest first). Only the field is shown, without walls and score, at 80x64
-pixels: the ball (2x4 pixels of the console) stays one or two pixels wide and two high.
+pixels. The ball (2x4 pixels of the console) would be one or two faint pixels there, so pictures are drawn brighter and
+bolder: networks learn from that with visibly fewer frames.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from gato.data_pipelines.environments.base import Action, Observation, Task, UnknownTaskError, import_package
 from gato.data_pipelines.environments.references import reference_scores
@@ -75,9 +76,10 @@ class BreakoutEnvironment:
         pass
 
     def _picture(self) -> np.ndarray:
-        """Uint8 [80, 64], each pixel the mean of the area that it covers."""
+        """Uint8 [80, 64]: means of the areas covered, then bright pixels spread to their neighbours."""
         screen = Image.fromarray(self._console.getScreenGrayscale())
-        return np.asarray(screen.resize((WIDTH, HEIGHT), Image.Resampling.BOX, box=_FIELD).point(_STRETCH))
+        small = screen.resize((WIDTH, HEIGHT), Image.Resampling.BOX, box=_FIELD).point(_STRETCH)
+        return np.asarray(small.filter(ImageFilter.MaxFilter(3)))
 
     def _observation(self) -> Observation:
         return {"image": np.zeros_like(self._image) if self._blank else self._image}

@@ -150,7 +150,7 @@ def extend_and_write(
     return state[3]
 
 
-@functools.partial(jax.jit, donate_argnames="cache")
+@jax.jit
 def select_rows(cache: Cache, rows: jax.Array) -> Cache:
     """Row ``rows[i]`` of the cache becomes row i; a row may be taken more than once."""
     return dataclasses.replace(cache, k=cache.k[:, rows], v=cache.v[:, rows], length=cache.length[rows])

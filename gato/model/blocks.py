@@ -18,8 +18,7 @@ from gato.model.config import ModelConfig
 from gato.sharding import constrain
 
 
-@flax.struct.dataclass
-class Context:
+class Context(flax.struct.PyTreeNode):
     """What all blocks share.
 
     Attributes:
@@ -46,8 +45,8 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, carry: Carry, context: Context, hidden_at: jax.Array | None = None) -> tuple[Carry, None]:
-        """With ``hidden_at`` [N], indices into the B * L tokens, everything behind the attention's mixing is computed for
-        these tokens alone: x leaves as [N, D].
+        """With ``hidden_at`` [N], indices into the B * L tokens, everything behind the attention's mixing is computed
+        for these tokens alone: x leaves as [N, D].
         """
         x, cache, layer = carry
         length = x.shape[1]
@@ -168,8 +167,10 @@ def _norm(name: str, config: ModelConfig) -> nn.RMSNorm:
 
 
 def _kernel(names: tuple[str, ...], inputs: int, layers: int | None = None) -> nn.initializers.Initializer:
-    """Normal with variance 1 / fan-in (the first `inputs` axes); with `layers`, a residual branch's last matrix, divided by
-    their 2 * layers so that the stream's variance does not grow with the depth.
+    """Normal with variance 1 / fan-in (the first `inputs` axes are the input).
+
+    With `layers` it is the last matrix of a residual branch: its variance is divided by the number of branches,
+    2 * layers, so that the stream's variance does not grow with the depth.
     """
     scale = 1.0 if layers is None else 1 / (2 * layers)
     axes = range(len(names))

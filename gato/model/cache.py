@@ -12,13 +12,12 @@ from gato.model.config import ModelConfig, ModelError
 from gato.model.layers import unstack_layers
 
 
-@flax.struct.dataclass
-class Cache:
+class Cache(flax.struct.PyTreeNode):
     """Keys and values of the tokens that each row has seen.
 
     Attributes:
       k, v: [layers, B, H, capacity, head_dim], of the model's dtype.
-      length: int32 [B], tokens in each row. Setting a row's length back forgets its last tokens (``cache.replace(length=...)``).
+      length: int32 [B], tokens in each row. ``cache.replace(length=...)`` with a smaller number forgets the last ones.
       relative: Transformer-XL's projected positions, [layers, H, capacity, head_dim]; None with rope.
     """
 
@@ -46,7 +45,9 @@ def init_cache(config: ModelConfig, batch: int, capacity: int, params: Any = Non
     relative = None
     if config.position == "transformer_xl":
         if params is None:
-            raise ModelError("init_cache: position 'transformer_xl' needs the parameters: init_cache(..., params=params)")
+            raise ModelError(
+                "init_cache: position 'transformer_xl' needs the parameters: init_cache(..., params=params)"
+            )
         layers = unstack_layers(params, config)["params"]
         names = [f"blocks_{layer}" for layer in range(config.layers - 1)] + ["last_block"]
         kernels = [layers[name]["attention"]["relative"] for name in names]

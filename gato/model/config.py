@@ -20,8 +20,8 @@ class PatchConfig:
 
     Attributes:
       width: channels of the stem and of the block.
-      kernel, stride: of the stem convolution. Gato's presets keep the full 16 x 16 grid (3, 1); the small presets cut the
-        patch into 4 x 4 tiles (4, 4), which costs 16 times less.
+      kernel, stride: of the stem convolution. Gato's presets keep the full 16 x 16 grid (3, 1); the small presets cut
+        the patch into tiles of 4 x 4 pixels (4, 4), which costs 16 times less.
       groups: of both GroupNorms.
     """
 
@@ -34,7 +34,9 @@ class PatchConfig:
         if self.width % self.groups:
             raise ModelError(f"patch.width {self.width} must be a multiple of patch.groups {self.groups}")
         if self.stride not in (1, 2, 4, 8):
-            raise ModelError(f"patch.stride {self.stride} must be 1, 2, 4 or 8: it divides 16 and leaves at least a 2 x 2 grid")
+            raise ModelError(
+                f"patch.stride {self.stride} must be 1, 2, 4 or 8: it divides 16 and leaves at least a 2 x 2 grid"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,7 @@ class ModelConfig:
     Attributes:
       width: D, the size of the residual stream.
       layers, heads, head_dim: of the transformer. heads * head_dim need not be the width.
-      hidden: of the feed-forward; its two halves are the gate and the value of the GEGLU, so a block costs 1.5 * D * hidden.
+      hidden: of the feed-forward: its halves are the GEGLU's gate and value, so it has 1.5 * D * hidden parameters.
       vocabulary_size: rows of the embedding table, `Vocabulary.table_size`.
       continuous_start, continuous_bins: the rows of the continuous bins, which may start smooth (`embedding_init`).
       position: ``transformer_xl`` (Gato's, see `relative`) or ``rope`` (faster).
@@ -52,11 +54,13 @@ class ModelConfig:
       local_positions: rows of the local-position table: the longest observation of one timestep, in tokens.
       stochastic_depth: probability that a sub-layer of a row is skipped in training (0.1 in pre-training).
       dropout: of the embedding and of every sub-layer's output in training (0.1 in fine-tuning only).
-      scan_layers: one compiled body for all blocks but the last (compile time) or one for each (a little faster on CPU).
+      scan_layers: one compiled body for all blocks but the last (short compile time), or one for each (10 % faster on
+        a CPU).
       remat: recompute every block's activations in the backward pass.
       dtype: of the matrix multiplications' inputs. Parameters, norms, softmax and logits are always float32.
       attention_block: queries in one attention block, see `attention`.
-      embedding_init: ``smooth`` gives neighbouring continuous bins similar initial rows; ``normal`` draws all independently.
+      embedding_init: ``smooth`` gives neighbouring continuous bins similar initial rows, see `smooth`; ``normal`` draws
+        every row independently.
     """
 
     width: int
@@ -79,7 +83,16 @@ class ModelConfig:
     embedding_init: Literal["smooth", "normal"] = "smooth"
 
     def __post_init__(self) -> None:
-        for name in ("width", "layers", "heads", "head_dim", "hidden", "vocabulary_size", "local_positions", "attention_block"):
+        for name in (
+            "width",
+            "layers",
+            "heads",
+            "head_dim",
+            "hidden",
+            "vocabulary_size",
+            "local_positions",
+            "attention_block",
+        ):
             if getattr(self, name) < 1:
                 raise ModelError(f"model.{name} must be at least 1, got {getattr(self, name)}")
         for name in ("width", "head_dim", "hidden"):
@@ -98,7 +111,7 @@ class ModelConfig:
         if self.continuous_start + self.continuous_bins > self.vocabulary_size:
             raise ModelError(
                 f"model.vocabulary_size {self.vocabulary_size} ends before the continuous bins do "
-                f"({self.continuous_start} + {self.continuous_bins}); build the config with preset(name, vocabulary=...)"
+                f"({self.continuous_start} + {self.continuous_bins}); use preset(name, vocabulary=...)"
             )
 
     def replace(self, **changes: Any) -> ModelConfig:
@@ -118,9 +131,13 @@ class ModelConfig:
         if isinstance(fields.get("patch"), Mapping):
             _check_names(PatchConfig, fields["patch"], "model.patch")
             fields["patch"] = PatchConfig(**fields["patch"])
-        missing = [f.name for f in dataclasses.fields(ModelConfig) if f.default is dataclasses.MISSING and f.name not in fields]
+        missing = [
+            f.name for f in dataclasses.fields(ModelConfig) if f.default is dataclasses.MISSING and f.name not in fields
+        ]
         if missing:
-            raise ModelError(f"model: missing {', '.join(missing)}; a preset has all of them: gato.model.presets.preset(name)")
+            raise ModelError(
+                f"model: missing {', '.join(missing)}; a preset has all of them: gato.model.presets.preset(name)"
+            )
         return ModelConfig(**fields)
 
 

@@ -1,4 +1,4 @@
-"""Tokens -> vectors: one table for all ids (tied with the head), patches, and the learned positions (Gato section 2.2)."""
+"""Tokens -> vectors: one table for all ids (tied with the head), patches, and learned positions (Gato section 2.2)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gato.model.config import ModelConfig
 from gato.model.patches import PatchEncoder
 from gato.model.smooth import fourier_rows
+from gato.tokenizers.image import evaluation_table
 from gato.tokenizers.token_sequence import ACTION_POSITION
 
 PATCH_POSITIONS = 128
@@ -21,8 +21,8 @@ PATCH_POSITIONS = 128
 class Embedding(nn.Module):
     """The sum of what a token is and where it stands inside its timestep.
 
-    All tables are drawn with deviation 1 / sqrt(D) and read times sqrt(D): vectors of order one enter the network, and the
-    tied head starts with logits of order one.
+    All tables are drawn with deviation 1 / sqrt(D) and read times sqrt(D): vectors of order one enter the network, and
+    the tied head starts with logits of order one.
     """
 
     config: ModelConfig
@@ -83,7 +83,7 @@ class Embedding(nn.Module):
             # An image of more than 128 patches a side has empty intervals, and its last starts at 128.
             positions_BL2 = jnp.clip(drawn_BL2, 0, PATCH_POSITIONS - 1)
         else:
-            positions_BL2 = jnp.asarray(_evaluation_table())[starts_BL2, stops_BL2]
+            positions_BL2 = jnp.asarray(evaluation_table(), jnp.int32)[starts_BL2, stops_BL2]
         return positions_BL2[..., 0], positions_BL2[..., 1]
 
 
@@ -95,19 +95,3 @@ def _initial_table(key: jax.Array, shape: tuple[int, int], config: ModelConfig) 
         return table
     bins = fourier_rows(key_bins, config.continuous_bins, config.width, deviation)
     return jax.lax.dynamic_update_slice(table, bins, (config.continuous_start, 0))
-
-
-@functools.cache
-def _evaluation_table() -> np.ndarray:
-    """int32 [129, 129]: the evaluation position of the interval [start, stop).
-
-    It is the rounded mean of the *unrounded* ends (golden/patch_positions.json), which a batch does not hold; but the ends
-    are i/n and (i+1)/n of 128 for some number n of patches a side, and the smallest n that fits gives them back.
-    """
-    ends = np.arange(PATCH_POSITIONS + 1)
-    table = (ends[:, None] + ends[None, :]) // 2
-    for side in range(PATCH_POSITIONS, 0, -1):  # the smallest is written last
-        index = np.arange(side)
-        start, stop, mean = (np.floor((index + part) / side * 128 + 0.5).astype(int) for part in (0.0, 1.0, 0.5))
-        table[start, stop] = mean
-    return np.minimum(table, PATCH_POSITIONS - 1).astype(np.int32)

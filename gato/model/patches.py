@@ -25,7 +25,9 @@ class PatchEncoder(nn.Module):
         patch, dtype = self.config.patch, jnp.dtype(self.config.dtype)
         x = ((pixels_PHWC.astype(jnp.float32) / 255 * 2 - 1) / 4).astype(dtype)
         # The stem's gain undoes the small scale of the pixels, so that the block starts on inputs of order one.
-        x = self._conv("stem", patch.kernel, patch.stride, nn.initializers.variance_scaling(16.0, "fan_in", "normal"))(x)
+        x = self._conv("stem", patch.kernel, patch.stride, nn.initializers.variance_scaling(16.0, "fan_in", "normal"))(
+            x
+        )
         y = self._conv("conv_0", 3, 1, _he)(nn.gelu(self._norm("norm_0")(x)))
         y = self._conv("conv_1", 3, 1, _he)(nn.gelu(self._norm("norm_1")(y)))
         x = x + y
@@ -38,7 +40,13 @@ class PatchEncoder(nn.Module):
         init = nn.with_logical_partitioning(init, ("kernel", "kernel", "channels", "channels"))
         padding = "VALID" if kernel == stride else "SAME"
         return nn.Conv(
-            self.config.patch.width, (kernel, kernel), stride, padding, dtype=self.config.dtype, kernel_init=init, name=name
+            self.config.patch.width,
+            (kernel, kernel),
+            stride,
+            padding,
+            dtype=self.config.dtype,
+            kernel_init=init,
+            name=name,
         )
 
     def _norm(self, name: str) -> nn.GroupNorm:

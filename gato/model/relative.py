@@ -1,6 +1,7 @@
 """Transformer-XL relative positions (Dai et al. 2019, section 3.3): the position term (q + v) . W_r R_{i-j}.
 
-Gato's parameter counts imply this attention (11 D^2 a block, of which W_r is one; design notes in docs/architecture.md).
+Gato's parameter counts imply this attention: 11 D^2 a block, which is 4 for the attention's projections, 1 for W_r and
+6 for the feed-forward.
 """
 
 from __future__ import annotations

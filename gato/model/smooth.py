@@ -12,14 +12,17 @@ import math
 import jax
 import jax.numpy as jnp
 
-LOWEST, HIGHEST = 1.0, 256.0  # radians over a unit of the companded value; 256 is half a radian from one bin to the next
+LOWEST, HIGHEST = (
+    1.0,
+    256.0,
+)  # radians over a unit of the companded value; 256 is half a radian from one bin to the next
 
 
 def fourier_rows(key: jax.Array, bins: int, width: int, deviation: float) -> jax.Array:
     """float32 [bins, width] with mean 0 and the given standard deviation (over draws of the key).
 
-    Feature d of bin k is sqrt(2) * deviation * cos(w_d c_k + b_d): c_k the bin's centre in [-1, 1], b_d a uniform phase, w_d
-    log-uniform, so that coarse and fine scales are equally present.
+    Feature d of bin k is sqrt(2) * deviation * cos(w_d c_k + b_d): c_k the bin's centre in [-1, 1], b_d a uniform
+    phase, w_d log-uniform, so that coarse and fine scales are equally present.
     """
     key_frequency, key_phase = jax.random.split(key)
     log_frequencies_D = jax.random.uniform(key_frequency, (width,), minval=math.log(LOWEST), maxval=math.log(HIGHEST))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,11 +59,11 @@ class GatoModel(nn.Module):
         """Hidden states of packed rows, after the last norm.
 
         Args:
-          batch: ids int32, local_position, segment_ids, positions, patch_index [B, L], patch_intervals [B, L, 4], patches
-            uint8 [P, 16, 16, 3]; other entries are ignored. P may be 0, and the three patch entries may be absent.
+          batch: ids int32, local_position, segment_ids, positions, patch_index [B, L], patch_intervals [B, L, 4],
+            patches uint8 [P, 16, 16, 3]; other entries are ignored. P may be 0; the three patch entries may be absent.
           train: needs ``rngs={"position": key}`` and, with stochastic depth or dropout, ``"dropout"``.
-          hidden_at: int32 [N], indices b * L + l. Only these tokens' states are finished: the last block's output projection
-            and feed-forward, a third of a small model's work, skip all others. Exact, gradients included.
+          hidden_at: int32 [N], indices b * L + l. Only these tokens' states are finished: the last block's output
+            projection and feed-forward skip all others. Exact, gradients included.
 
         Returns:
           [B, L, D], or [N, D] with `hidden_at`.
@@ -81,8 +82,8 @@ class GatoModel(nn.Module):
         """Appends a chunk of n tokens to every row of a cache.
 
         Args:
-          tokens: ids, local_position [B, n] and, where there are patches, patch_index, patch_intervals, patches: the same
-            fields as a batch.
+          tokens: ids, local_position [B, n] and, where there are patches, patch_index, patch_intervals, patches: the
+            same fields as a batch.
           cache: keys and values so far; token t of row b stands at position ``cache.length[b] + t``.
           valid: int32 [B], how many of the n tokens of each row are real; the rest changes nothing. The caller keeps
             ``length + valid <= capacity``: what lies beyond is dropped.
@@ -92,7 +93,9 @@ class GatoModel(nn.Module):
         """
         count = tokens["ids"].shape[1]
         if count > cache.capacity:
-            raise ModelError(f"extend: a chunk of {count} tokens in a cache of capacity {cache.capacity}; use a larger one")
+            raise ModelError(
+                f"extend: a chunk of {count} tokens in a cache of capacity {cache.capacity}; use a larger one"
+            )
         positions_BN = cache.length[:, None] + jnp.arange(count)
         context = Context(positions_BN, valid_B=valid)
         x, new = self._run(self.embedding(tokens, train=False), cache, context, None)
@@ -112,14 +115,17 @@ class GatoModel(nn.Module):
         return x, cache
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def init_params(config: ModelConfig, key: jax.Array) -> Any:
-    """The model's variables ``{"params": {...}}``, float32. Jit it with `param_shardings` to create them in place."""
+    """The model's variables ``{"params": {...}}``, float32; jit it with `out_shardings` to create them in place."""
     return nn.meta.unbox(GatoModel(config).init({"params": key}, _example(), method=_touch))
 
 
 def boxed_params(config: ModelConfig) -> Any:
     """Shapes of the variables, each in a box with the names of its axes (`gato.sharding`)."""
-    return jax.eval_shape(lambda key: GatoModel(config).init({"params": key}, _example(), method=_touch), jax.random.key(0))
+    return jax.eval_shape(
+        lambda key: GatoModel(config).init({"params": key}, _example(), method=_touch), jax.random.key(0)
+    )
 
 
 def abstract_params(config: ModelConfig) -> Any:
@@ -135,7 +141,7 @@ def _example() -> dict[str, jax.Array]:
     """The smallest batch that meets every parameter."""
     zeros = jnp.zeros((1, 1), jnp.int32)
     return {
-        **{name: zeros for name in ("ids", "local_position", "segment_ids", "positions", "patch_index")},
+        **dict.fromkeys(("ids", "local_position", "segment_ids", "positions", "patch_index"), zeros),
         "patch_intervals": jnp.zeros((1, 1, 4), jnp.int32),
         "patches": jnp.zeros((1, 16, 16, 3), jnp.uint8),
     }

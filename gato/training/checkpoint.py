@@ -9,8 +9,9 @@ commit file, orbax would take any directory named by a number for one on a local
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +253,7 @@ def load_for_inference(
     if vocabulary is not None:
         check_vocabulary(meta, vocabulary, None, checkpoint)
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with _damage(checkpoint), _context():
+    with _readable(checkpoint), _context():
         saved = ocp.checkpointables_metadata(checkpoint).metadata["params"]
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), saved)
     return _load(checkpoint, {"params": shapes})["params"], meta
@@ -276,23 +277,18 @@ def _load(path: Path, abstract_items: dict[str, Any]) -> dict[str, Any]:
     missing = [name for name in abstract_items if not (path / name).is_dir()]
     if missing:
         raise CheckpointError(f"{path}: damaged: {', '.join(missing)} is missing; {_way_out(path)}")
-    with _damage(path), _context():
+    with _readable(path), _context():
         return ocp.load_checkpointables(path, abstract_items)
 
 
-class _damage:
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
     """Turns whatever the reading of a damaged checkpoint raises into a `CheckpointError`."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception):
-            detail = next((line for line in str(error).splitlines() if line.strip()), kind.__name__ if kind else "")
-            raise CheckpointError(f"{self._path}: cannot be read ({detail[:300]}); {_way_out(self._path)}") from error
+    try:
+        yield
+    except Exception as error:
+        detail = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise CheckpointError(f"{path}: cannot be read ({detail[:300]}); {_way_out(path)}") from error
 
 
 def _way_out(path: Path) -> str:

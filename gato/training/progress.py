@@ -16,8 +16,9 @@ class LiveLine:
     """Shows step, loss, tokens/s, share of the time spent waiting for data, and the time that is left."""
 
     def __init__(self, steps: int, start: int, *, plain_seconds: float = PLAIN_SECONDS) -> None:
-        self._steps, self._start, self._plain_seconds = steps, start, plain_seconds
-        self._began = self._printed = time.monotonic()
+        self._steps, self._plain_seconds = steps, plain_seconds
+        self._printed = time.monotonic()
+        self._first: tuple[int, float] | None = None  # step and time of the first update, when compilation is over
         console = Console(file=sys.stderr)
         self._bar: Progress | None = None
         if console.is_terminal:
@@ -50,7 +51,11 @@ class LiveLine:
             self._bar.update(self._task, completed=step, text=text)
             return
         now = time.monotonic()
+        self._first = self._first or (step, now)
         if now - self._printed >= self._plain_seconds or step == self._steps:
             self._printed = now
-            left = (now - self._began) / max(step - self._start, 1) * (self._steps - step)
-            self.say(f"step {step}/{self._steps}  {text}  ETA {int(left) // 60}:{int(left) % 60:02d}")
+            done = step - self._first[0]
+            left = int((now - self._first[1]) / done * (self._steps - step)) if done else None
+            self.say(
+                f"step {step}/{self._steps}  {text}  ETA {'--' if left is None else f'{left // 60}:{left % 60:02d}'}"
+            )

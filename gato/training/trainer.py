@@ -176,8 +176,9 @@ class _Loop:
             if step == start + 1:
                 self._read(pending)
                 pending = None
+                self._restart_clock()
                 self._line.say(f"first step after {time.perf_counter() - began:.1f} s (compilation included)")
-                self._window, self._speed = _Window(time.perf_counter()), _Window(time.perf_counter())
+                self._speed = _Window(time.perf_counter())
             last = step == config.steps or self._stop.signal is not None
             validate = config.validation_every and (step % config.validation_every == 0 or step == config.steps)
             if last or validate or step % config.checkpoint_every == 0:
@@ -185,6 +186,8 @@ class _Loop:
                 if pending:
                     self._read(pending)
                     pending = None
+                if last:
+                    self._end_window(step)
                 if validate:
                     self._validate(step, state.params)
                 if last or step % config.checkpoint_every == 0:
@@ -222,27 +225,34 @@ class _Loop:
         """Waits for a dispatched step, checks and records it."""
         metrics: StepMetrics = jax.device_get(done.metrics)
         self._check_finite(done.step, metrics)
-        window, config = self._window, self._config
+        window = self._window
         window.sums = add_sums(window.sums, metrics.sums)
         window.gradient_norm = max(window.gradient_norm, float(metrics.gradient_norm))
         window.learning_rate = float(metrics.learning_rate)
         window.tokens += done.tokens * jax.process_count()
         window.flops += done.flops
         self._speed.tokens += done.tokens * jax.process_count()
-        now = time.perf_counter()
-        seconds, total = now - window.began, now - self._speed.began
+        total = time.perf_counter() - self._speed.began
         self._line.update(done.step, float(metrics.sums.mean()), self._speed.tokens / total, self._speed.waited / total)
-        if done.step % config.log_every == 0 or done.step == config.steps:
-            self._last = {
-                **loss_metrics(window.sums, self._setup.source_names),
-                "gradient_norm": window.gradient_norm,
-                "learning_rate": window.learning_rate,
-                "tokens_per_second": window.tokens / seconds,
-                "mfu": window.flops / seconds / self._peak if self._peak else None,
-                "data_wait": window.waited / seconds,
-            }
-            self._write(done.step, self._last)
-            self._window = _Window(time.perf_counter())
+        if done.step % self._config.log_every == 0:
+            self._end_window(done.step)
+
+    def _end_window(self, step: int) -> None:
+        """Writes the line of metrics of the steps since the last one, if there are any."""
+        window = self._window
+        if window.sums is None:
+            return
+        seconds = time.perf_counter() - window.began
+        self._last = {
+            **loss_metrics(window.sums, self._setup.source_names),
+            "gradient_norm": window.gradient_norm,
+            "learning_rate": window.learning_rate,
+            "tokens_per_second": window.tokens / seconds,
+            "mfu": window.flops / seconds / self._peak if self._peak else None,
+            "data_wait": window.waited / seconds,
+        }
+        self._write(step, self._last)
+        self._window = _Window(time.perf_counter())
 
     def _write(self, step: int, metrics: Mapping[str, float | None]) -> None:
         if self._writer:
@@ -280,5 +290,8 @@ class _Loop:
         self._line.say(f"step {step}: validation loss {metrics['validation']:.4f}")
         self._last = {**self._last, **metrics}
         self._write(step, metrics)
-        # The pause is no part of the speed of training.
+        self._restart_clock()
+
+    def _restart_clock(self) -> None:
+        """A pause (compilation, validation) is no part of the speed of training."""
         self._window = dataclasses.replace(self._window, began=time.perf_counter(), tokens=0, flops=0.0, waited=0.0)

@@ -20,14 +20,14 @@ from gato.launch.config import default_config
 # Share of the tokens, per suite (its sources share it equally) or per source. A task gets what it needs to be learned:
 # language-conditioned picking up takes many more timesteps than pressing a button.
 WEIGHTS = {
-    "metaworld": 0.24,
-    "babyai/PickupLoc": 0.20,
-    "babyai": 0.14,
-    "dm_control": 0.10,
-    "sokoban": 0.12,
-    "atari": 0.08,
-    "captions": 0.08,
-    "questions": 0.02,
+    "metaworld": 0.20,
+    "babyai/PickupLoc": 0.22,
+    "babyai": 0.11,
+    "dm_control": 0.08,
+    "sokoban": 0.18,
+    "atari": 0.09,
+    "captions": 0.06,
+    "questions": 0.04,
     "text": 0.02,
 }
 DOCUMENTS = ("captions", "questions", "text")
@@ -39,7 +39,7 @@ def get_config(run: str = "runs/quickstart") -> ConfigDict:
     config.model = ConfigDict({"preset": "quickstart"})
     config.sources = sources(run)
     config.text_model = f"{run}/tokenizer.model"
-    config.batch_size = 64
+    config.batch_size = 32
     config.length = 128
     config.steps = 2_000
     config.optimizer.update(

@@ -105,10 +105,15 @@ def test_an_axis_that_does_not_divide_stays_whole():
 def test_optimizer_state_lies_with_its_parameters():
     params = abstract_params(preset("gato_79m"))
     places = param_shardings(preset("gato_79m"), pod())
-    state = {"params": params, "opt_state": jax.eval_shape(optax.adamw(1e-3).init, params), "step": params["params"]["norm"]["scale"]}
+    state = {
+        "params": params,
+        "opt_state": jax.eval_shape(optax.adamw(1e-3).init, params),
+        "step": params["params"]["norm"]["scale"],
+    }
     got = state_shardings(state, places, pod())
     assert got["params"] == places
-    assert got["opt_state"][0].mu == places and got["opt_state"][0].nu == places
+    assert got["opt_state"][0].mu == places
+    assert got["opt_state"][0].nu == places
     assert got["opt_state"][0].count.spec == PartitionSpec()
     assert got["step"].spec == PartitionSpec()
 

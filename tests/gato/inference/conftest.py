@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from gato.data_pipelines.episode import Episode
 from gato.inference.agent import Agent
+from gato.model.config import ModelConfig
 from gato.model.presets import preset
 from gato.model.transformer import init_params
 from gato.recipes.recipe import get_recipe
@@ -79,9 +81,14 @@ def make_agent() -> Callable[..., Agent]:
             sources={name: SourceMeta(spec, name, window, 2, statistics) for name, spec in specs.items()},
             length=length,
         )
-        return Agent(init_params(config, jax.random.key(0)), meta)
+        return Agent(parameters(config), meta)
 
     return make
+
+
+@functools.cache
+def parameters(config: ModelConfig) -> Any:
+    return jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from gato.model.config import ModelConfig, ModelError
 from gato.model.presets import PRESETS, count_parameters, preset
 from gato.tokenizers.vocabulary import Vocabulary

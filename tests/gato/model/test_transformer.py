@@ -17,7 +17,9 @@ def perturbed(config, key=0):
     params = init_params(config, jax.random.key(key))
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(key + 1), len(leaves))
-    return jax.tree.unflatten(structure, [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)])
+    return jax.tree.unflatten(
+        structure, [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    )
 
 
 def run(config, params, batch, **kwargs):
@@ -81,7 +83,9 @@ def test_scanned_layers_equal_unrolled_layers(config, make_batch, remat):
 
 
 def test_initial_layers_differ_when_scanned():
-    kernel = init_params(preset("tiny", layers=3, scan_layers=True), jax.random.key(0))["params"]["blocks"]["attention"]["query"]
+    kernel = init_params(preset("tiny", layers=3, scan_layers=True), jax.random.key(0))["params"]["blocks"][
+        "attention"
+    ]["query"]
     assert not np.allclose(kernel[0], kernel[1])
 
 

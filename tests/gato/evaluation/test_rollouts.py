@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gato.data_pipelines.environments.base import EVALUATION_SEED
+from gato.evaluation.rollouts import MAX_FRAMES, Entry, _Film, plan_rows, rollout
+
+
+class Player:
+    """Plays row by row: right, or always wrong; notes every call."""
+
+    def __init__(self, right: list[bool]) -> None:
+        self.right = list(right)
+        self.batches: list[int] = []
+        self.restarts: list[list[int]] = []
+        self.rewards: list[Any] = []
+
+    def act(self, observations, rewards=None):
+        assert len(observations) == len(self.right)
+        self.batches.append(len(observations))
+        self.rewards.append(rewards)
+        best = [int(np.argmax(o["numbers"])) for o in observations]
+        return [
+            {"choice": b if right else (b + 1) % 3, "push": np.zeros(1)}
+            for b, right in zip(best, self.right, strict=True)
+        ]
+
+    def restart(self, rows):
+        self.restarts.append(list(rows))
+
+    def keep(self, rows):
+        self.right = [self.right[row] for row in rows]
+
+
+def entries(toy_suite, count, metric="success", episodes=5, film=0):
+    made: list[Any] = []
+
+    def make():
+        made.append(toy_suite.Toy())
+        return made[-1]
+
+    return [Entry(f"toy/{i}", make, metric, episodes, toy_suite.STEPS, film) for i in range(count)], made
+
+
+def test_rows_are_shared_evenly_and_never_more_than_the_episodes(toy_suite):
+    chosen, _ = entries(toy_suite, 3, episodes=4)
+    assert plan_rows(chosen, 7) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert plan_rows(chosen, 100) == [0] * 4 + [1] * 4 + [2] * 4
+    assert plan_rows(chosen, 1) == [0, 1, 2]
+
+
+def test_every_seed_is_played_once_and_success_ends_the_episode(toy_suite):
+    chosen, made = entries(toy_suite, 2)
+    rows = plan_rows(chosen, 4)
+    finished: list[str] = []
+    player = Player([index == 0 for index in rows])
+    outcomes = rollout(player, chosen, rows, seed=3, progress=finished.append)
+    first = EVALUATION_SEED + 3 * 10_000
+    assert [(o.entry, o.seed) for o in outcomes] == [(f"toy/{e}", first + k) for e in (0, 1) for k in range(5)]
+    assert sorted(finished) == ["toy/0"] * 5 + ["toy/1"] * 5
+    good, bad = outcomes[:5], outcomes[5:]
+    assert all(o.success and o.steps == 2 and o.score("success") == 1.0 for o in good)
+    assert all(o.success is False and o.steps == toy_suite.STEPS and o.score("success") == 0.0 for o in bad)
+    assert all(environment.closed for environment in made)
+    assert len(made) == 4
+
+
+def test_a_return_counts_the_whole_episode(toy_suite):
+    chosen, _ = entries(toy_suite, 1, metric="return")
+    outcomes = rollout(Player([True]), chosen, [0])
+    assert {(o.score("return"), o.steps) for o in outcomes} == {(toy_suite.STEPS, toy_suite.STEPS)}
+
+
+def test_idle_rows_leave_the_batch_and_the_rest_plays_on(toy_suite):
+    chosen, _ = entries(toy_suite, 2, episodes=12)
+    rows = [0] * 12 + [1] * 2
+    player = Player([index == 0 for index in rows])
+    outcomes = rollout(player, chosen, rows)
+    assert len(outcomes) == 24
+    assert sorted(set(player.batches)) == [2, 14]
+    assert player.batches == sorted(player.batches, reverse=True)
+
+
+def test_rewards_follow_their_rows_and_vanish_at_a_restart(toy_suite):
+    chosen, _ = entries(toy_suite, 1, episodes=2)
+    player = Player([True])
+    rollout(player, chosen, [0])
+    assert player.rewards[0] is None
+    assert [float(r[0]) for r in player.rewards[1:]] == [1.0, 0.0, 1.0]
+    assert player.restarts == [[0]]
+
+
+def test_the_first_episode_is_filmed(toy_suite):
+    chosen, _ = entries(toy_suite, 1, episodes=3, film=1)
+    outcomes = rollout(Player([False]), chosen, [0])
+    assert [o.frames is not None for o in outcomes] == [True, False, False]
+    assert outcomes[0].frames.shape == (toy_suite.STEPS + 1, 8, 8, 3)
+
+
+@pytest.mark.parametrize("steps", [5, MAX_FRAMES, MAX_FRAMES + 1, 1000])
+def test_a_long_film_keeps_evenly_spaced_frames(steps):
+    class Clock:
+        now = 0
+
+        def frame(self):
+            return np.full((1, 1, 3), 0, np.uint8) + np.array([self.now // 256, self.now % 256, 0], np.uint8)
+
+    film, clock = _Film(), Clock()
+    for clock.now in range(steps):
+        film.add(clock)
+    shown = film.frames()[:, 0, 0, :2].astype(int) @ [256, 1]
+    assert len(shown) <= MAX_FRAMES
+    assert len(shown) >= min(steps, MAX_FRAMES // 2)
+    assert len(set(np.diff(shown).tolist())) <= 1
+    assert shown[0] == 0
