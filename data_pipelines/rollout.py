@@ -107,9 +107,7 @@ def rollout(
     )
 
 
-def demonstration(
-    task: Task, environment: Environment, index: int, seed: int, max_steps: int | None = None
-) -> Episode:
+def demonstration(task: Task, environment: Environment, index: int, seed: int, max_steps: int | None = None) -> Episode:
     """Demonstration number ``index`` of a collection with ``seed``: a pure function of these and of the task.
 
     Where the metric is success, an episode in which the expert failed is dropped and tried again from another state.

@@ -12,10 +12,10 @@ from gato.evaluation.report_charts import number
 
 def score_table(summary: Mapping[str, Any]) -> Table:
     """What ``evaluation/summary.json`` holds, one row a task; an undefined score is a dash."""
-    table = Table("task", "normalised", "agent", "interval", "random", "specialist", "expert", box=None, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    table.columns[0].no_wrap = True
+    table = Table("task", "score %", "agent", "interval", "random", "specialist", "expert", box=None, pad_edge=False)
+    for column in table.columns:
+        column.no_wrap = True
+        column.justify = "left" if column is table.columns[0] else "right"
 
     def show(value: float | None) -> str:
         return "–" if value is None else number(value)
@@ -24,6 +24,8 @@ def score_table(summary: Mapping[str, Any]) -> Table:
         interval = f"{show(entry['low'])} … {show(entry['high'])}"
         cells = (show(entry.get(key)) for key in ("random", "specialist", "expert"))
         table.add_row(name, f"[bold]{show(entry['normalised'])}[/]", show(entry["score"]), interval, *cells)
+        for control, score in (entry.get("controls") or {}).items():
+            table.add_row(f"[dim]  {control}[/]", "", f"[dim]{show(score)}[/]")
     for suite, mean in (summary.get("suites") or {}).items():
         table.add_row(f"[dim]mean of {suite}[/]", f"[dim]{show(mean)}[/]")
     table.add_row("[bold]mean[/]", f"[bold]{show(summary.get('overall'))}[/]")

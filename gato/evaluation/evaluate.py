@@ -27,6 +27,7 @@ from gato.evaluation.report_pictures import png_uri, write_gif
 from gato.evaluation.rollouts import Outcome
 from gato.evaluation.scores import summarise, task_entry
 from gato.training.checkpoint import find_checkpoint
+from gato.training.setup import enable_compilation_cache
 
 DOCUMENTS = 200
 # One thread of arithmetic a worker: the small products of acting do not divide well, whole jobs do.
@@ -66,6 +67,7 @@ def evaluate(
       CheckpointError, AgentError, EvaluationError, StoreError, MissingSuiteError: see there.
     """
     started = time.monotonic()
+    enable_compilation_cache()
     checkpoint, run = find_checkpoint(run_dir), run_directory(Path(run_dir).absolute())
     agent = worker_agent(checkpoint, seed)
     known = agent.meta.sources
@@ -119,6 +121,7 @@ def _run(
 def _start(channel: Any) -> None:
     global _channel
     _channel = channel
+    enable_compilation_cache()
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_ONE_THREAD}".strip()
 
 

@@ -18,7 +18,7 @@ from gato.tokenizers.token_sequence import ACTION_POSITION, NO_POSITION, TokenSe
 PATCH_SIZE = 16
 # Chunks of embodiments with text vary in length; rounding keeps the number of compiled shapes small.
 ROUNDING = 16
-SMALLEST_CAPACITY = 16
+SMALLEST_CAPACITY, GROWTH = 64, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +130,7 @@ def pack(
       batch, length: B and n of the result; ``length`` is at least the longest row.
       padding: id of the tokens behind a row's end.
       patch_capacity: least number of patches in the result. Equal patches are stored once (the backgrounds of games and
-        the tiles of grid worlds repeat); where they need more room, it doubles until they fit.
+        the tiles of grid worlds repeat); where they need more room, it grows fourfold until they fit.
 
     Returns:
       The arrays ``ids``, ``local_position``, ``kinds``, ``patch_index`` [B, n], ``patch_intervals`` [B, n, 4],
@@ -175,7 +175,7 @@ def _distinct(patches: Sequence[np.ndarray], capacity: int) -> tuple[np.ndarray,
     _, first, numbers = np.unique(rows, return_index=True, return_inverse=True)
     capacity = max(capacity, SMALLEST_CAPACITY)
     while capacity < len(first):
-        capacity *= 2
+        capacity *= GROWTH
     result = np.zeros((capacity, *pixels.shape[1:]), np.uint8)
     result[: len(first)] = pixels[first]
     return result, numbers.reshape(-1).astype(np.int32)

@@ -102,7 +102,7 @@ def extend_and_act(
     return ids_AB.T, jnp.swapaxes(logits_ABW, 0, 1), state[1]
 
 
-@functools.partial(jax.jit, static_argnames=("config", "text_size", "end", "limit"), donate_argnames="cache")
+@functools.partial(jax.jit, static_argnames=("config", "text_size", "end", "limit"))
 def extend_and_write(
     config: ModelConfig,
     text_size: int,

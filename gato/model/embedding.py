@@ -79,9 +79,7 @@ class Embedding(nn.Module):
         stops_BL2 = intervals_BL4[..., 1::2].astype(jnp.int32)
         if train:
             uniform_BL2 = jax.random.uniform(self.make_rng("position"), starts_BL2.shape)
-            drawn_BL2 = starts_BL2 + jnp.floor(uniform_BL2 * (stops_BL2 - starts_BL2)).astype(jnp.int32)
-            # An image of more than 128 patches a side has empty intervals, and its last starts at 128.
-            positions_BL2 = jnp.clip(drawn_BL2, 0, PATCH_POSITIONS - 1)
+            positions_BL2 = starts_BL2 + jnp.floor(uniform_BL2 * (stops_BL2 - starts_BL2)).astype(jnp.int32)
         else:
             positions_BL2 = jnp.asarray(evaluation_table(), jnp.int32)[starts_BL2, stops_BL2]
         return positions_BL2[..., 0], positions_BL2[..., 1]

@@ -62,8 +62,8 @@ def sources(run: str) -> list[dict[str, Any]]:
 def _source(run: str, name: str, weight: float) -> dict[str, Any]:
     source = {"path": f"{run}/data/{name}", "weight": weight, "held_out_episodes": 5}
     if _suite(name) not in DOCUMENTS:
-        # No expert filter: every label is the expert's own. Returns differ by the noise of the execution and by how soon
-        # the episode was cut after its success, not by skill.
+        # No expert filter: every label is the expert's own. Returns differ by the noise of the execution and by how
+        # soon the episode was cut after its success, not by skill.
         source |= {"window_timesteps": 1, "prompt_timesteps": 1, "expert_filter": None}
     return source
 

@@ -93,13 +93,23 @@ def test_a_full_disk_names_folder_and_space_and_leaves_nothing(collected, tmp_pa
     assert _fingerprints(collect(PLANS, tmp_path, seed=1, processes=1, progress=False)) == _fingerprints(collected)
 
 
+def test_long_episodes_are_cut_on_request(tmp_path):
+    plan = CollectPlan("dm_control/point_mass-easy", episodes=3, max_steps=40)
+    folder = collect([plan], tmp_path, processes=1, progress=False)[plan.name]
+    assert Store(folder).lengths.tolist() == [40, 40, 40]
+    assert Store(folder).episode(0).truncated
+    uncut = CollectPlan(plan.name, episodes=3)
+    with pytest.raises(CollectError, match="requested_max_steps 40 instead of None"):
+        collect([uncut], tmp_path, processes=1, progress=False)
+
+
 def test_an_interruption_costs_only_the_unfinished_source(collected, tmp_path, monkeypatch):
     real = collecting.demonstration
 
-    def interrupted(task, environment, index, seed):
+    def interrupted(task, environment, index, *rest):
         if task.name.startswith("metaworld") and index == 11:
             raise KeyboardInterrupt
-        return real(task, environment, index, seed)
+        return real(task, environment, index, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(collecting, "demonstration", interrupted)

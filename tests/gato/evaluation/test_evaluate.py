@@ -109,7 +109,7 @@ def test_chosen_tasks_without_specialists(run, tmp_path):
         evaluate(run, ["toy/mach"], processes=1, progress=False)
 
 
-def test_prompts_are_held_out_and_successful(run):
+def test_prompts_are_held_out_and_successful(run, tmp_path):
     found = open_demonstrations(run)["toy/match"]
     assert not set(found.train) & set(found.held_out)
     assert len(found.train) + len(found.held_out) == 6
@@ -118,7 +118,7 @@ def test_prompts_are_held_out_and_successful(run):
     assert len(prompts) == 5
     assert {prompt.metadata["episode_id"] for prompt in prompts} == held
     with pytest.raises(EvaluationError, match=r"config\.json"):
-        open_demonstrations(run / "nowhere")
+        open_demonstrations(tmp_path)
 
 
 def test_jobs_cover_every_line_once_and_the_longest_come_first(run):

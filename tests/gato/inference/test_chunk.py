@@ -39,15 +39,15 @@ def test_each_row_holds_its_pieces_one_after_the_other():
     assert tokens["ids"][:, 0].tolist()[::2] == [1, 0]
 
 
-def test_equal_patches_are_stored_once_and_the_capacity_only_doubles():
+def test_equal_patches_are_stored_once_in_few_sizes():
     prefix = Piece.of_timesteps(observed())
     tokens, _ = pack([prefix], 3, 6, padding=0)
-    assert len(tokens["patches"]) == 16
+    assert len(tokens["patches"]) == 64
     assert tokens["patch_index"][0, :2].tolist() == tokens["patch_index"][2, :2].tolist()
     assert len(np.unique(tokens["patch_index"][tokens["patch_index"] >= 0])) == 4
-    assert len(pack([prefix], 3, 6, padding=0, patch_capacity=64)[0]["patches"]) == 64
-    many = [Piece.of_timesteps(observed(seed)) for seed in range(6)]
-    assert len(pack(many, 3, 40, padding=0)[0]["patches"]) == 32
+    assert len(pack([prefix], 3, 6, padding=0, patch_capacity=100)[0]["patches"]) == 100
+    many = [Piece.of_timesteps(observed(seed)) for seed in range(20)]
+    assert len(pack(many, 3, 128, padding=0)[0]["patches"]) == 256
 
 
 def test_rows_that_stay_keep_their_tokens_and_patches():
