@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 
 from gato.data_pipelines.environments.base import Action, Observation, Task, UnknownTaskError, import_package
 from gato.data_pipelines.environments.references import reference_scores
-from gato.data_pipelines.experts.breakout import BreakoutExpert
+from gato.data_pipelines.experts.breakout import BALL_Y, BreakoutExpert
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
 
 if TYPE_CHECKING:
@@ -31,7 +31,10 @@ _STRETCH = [min(255, 255 * grey // _BRIGHTEST) for grey in range(256)]
 
 
 class BreakoutEnvironment:
-    """A whole game (five lives) an episode; the reward is the game's score. A ball is served by FIRE.
+    """A whole game (five lives) an episode; the reward is the game's score.
+
+    Without a ball in play the console gets FIRE whatever the action, as is usual for this game: serving is no skill, and a
+    player that never serves would never be seen to play.
 
     Args:
       blank: a control: every observation is an empty image. What a policy scores then, it scores without seeing.
@@ -63,7 +66,9 @@ class BreakoutEnvironment:
         return self._observation()
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        reward = self._console.act(self._actions[int(action["action"])])
+        chosen = self._actions[int(action["action"])]
+        ball_in_play = self._console.getRAM()[BALL_Y] > 0
+        reward = self._console.act(chosen if ball_in_play else self._ale_py.Action.FIRE)
         self._steps += 1
         self._image = np.dstack([self._picture(), self._image[:, :, :2]])
         over = self._console.game_over()

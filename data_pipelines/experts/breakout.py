@@ -14,11 +14,11 @@ import numpy as np
 
 from gato.data_pipelines.environments.base import Action, Observation
 
-_BALL_X, _BALL_Y, _PADDLE_X = 99, 101, 72  # Addresses; the values are the console's pixels.
+BALL_X, BALL_Y, PADDLE_X = 99, 101, 72  # Addresses; the values are the console's pixels.
 _PADDLE_CENTRE = 8  # From the paddle's address to its middle; it is 16 wide.
 _MIDDLE = 128  # Of the field, in the same units.
 _BALL_MARGIN, _MIDDLE_MARGIN = 8, 16
-_NOOP, _FIRE, _RIGHT, _LEFT = range(4)
+_NOOP, _, _RIGHT, _LEFT = range(4)  # ALE's minimal action set.
 
 
 class _Console(Protocol):
@@ -38,10 +38,10 @@ class BreakoutExpert:
 
     def _choose(self) -> int:
         memory = self._environment.ram
-        x, y, paddle = int(memory[_BALL_X]), int(memory[_BALL_Y]), int(memory[_PADDLE_X]) + _PADDLE_CENTRE
-        if y == 0:  # No ball in play: serve one.
+        x, y, paddle = int(memory[BALL_X]), int(memory[BALL_Y]), int(memory[PADDLE_X]) + _PADDLE_CENTRE
+        if y == 0:  # No ball in play: the environment serves one.
             self._last_ball = None
-            return _FIRE
+            return _NOOP
         last_x, last_y = self._last_ball or (x, y)
         self._last_ball = (x, y)
         falls = y > last_y

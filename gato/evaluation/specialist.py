@@ -1,7 +1,7 @@
 """Specialists: one small network a task, cloned from the same demonstrations; what one network for all must approach.
 
-An MLP over the encoded leaves (`features`): numbers as they are, an embedding for each discrete value, a linear map of
-the bag of words, and for pixels two convolutions whose strides equal their kernels (4, then 4), i.e. one vector for
+An MLP over the encoded leaves (`features`): numbers as they are, an embedding for each discrete value (and its product
+with that of the instruction), a linear map of the bag of words, and for pixels two convolutions whose strides equal their kernels (4, then 4), i.e. one vector for
 each 16 x 16 patch. Continuous actions are regressed, discrete ones classified; trained with AdamW for a fixed number of
 updates.
 """
@@ -56,7 +56,10 @@ class _Network(nn.Module):
 
     @nn.compact
     def __call__(self, encoded: Encoded) -> dict[str, jax.Array]:
-        parts = [self._embed(path, leaf, encoded[path]) for path, leaf in self.spec.observations.items()]
+        leaves = self.spec.observations
+        bags = [encoded[path] for path, leaf in leaves.items() if leaf.modality == "text"]
+        words = nn.Dense(self.config.embedding, name="words")(jnp.concatenate(bags, axis=-1)) if bags else None
+        parts = [self._embed(path, leaf, encoded[path], words) for path, leaf in leaves.items()]
         x = jnp.concatenate(parts, axis=-1)
         for _ in range(2):
             x = nn.gelu(nn.LayerNorm()(nn.Dense(self.config.width)(x)))
@@ -67,7 +70,7 @@ class _Network(nn.Module):
             outputs[path] = flat.reshape(-1, *shape)
         return outputs
 
-    def _embed(self, path: str, leaf: LeafSpec, value: jax.Array) -> jax.Array:
+    def _embed(self, path: str, leaf: LeafSpec, value: jax.Array, words: jax.Array | None) -> jax.Array:
         size = self.config.embedding
         name = path.replace(".", "_")
         if leaf.modality == "continuous":
@@ -75,7 +78,10 @@ class _Network(nn.Module):
         if leaf.modality == "text":
             return nn.Dense(4 * size, name=f"words_{name}")(value)
         if leaf.modality == "discrete":
-            return nn.Embed(leaf.values or 0, size, name=f"values_{name}")(value).reshape(len(value), -1)
+            x = nn.Embed(leaf.values or 0, size, name=f"values_{name}")(value)
+            if words is not None:  # each value beside its product with the instruction: "is this what I was told of?"
+                x = jnp.concatenate([x, x * words[:, None]], axis=-1)
+            return x.reshape(len(value), -1)
         x = (value.astype(jnp.float32) / 127.5 - 1.0).reshape(-1, 16, 16, 3)
         for layer in range(2):
             x = nn.gelu(nn.Dense(2 * size, name=f"tiles{layer}_{name}")(_tiles(x, 4)))

@@ -50,7 +50,7 @@ class GatoModel(nn.Module):
         elif config.layers > 1:
             self.blocks = [block(config, self.mesh) for _ in range(config.layers - 1)]
         self.last_block = block(config, self.mesh)  # apart, because it may run on the targets alone
-        self.embedding = Embedding(config)
+        self.embedding = Embedding(config, self.mesh)
         norm_init = nn.with_logical_partitioning(nn.initializers.ones, ("scale",))
         self.norm = nn.RMSNorm(dtype=config.dtype, scale_init=norm_init)
         self.dropout = nn.Dropout(config.dropout)

@@ -50,7 +50,8 @@ def make_tokenizer(config: TrainConfig, recipe: Recipe) -> SequenceTokenizer:
     text = TextTokenizer.from_file(config.text_model) if config.text_model else TextTokenizer.default()
     vocabulary = Vocabulary(text.size, config.extra_tokens)
     config.check_vocabulary(vocabulary)
-    return SequenceTokenizer(vocabulary, text, recipe.layout, config.model.local_positions)
+    layout = dataclasses.replace(recipe.layout, weights={**recipe.layout.weights, **config.loss_weights})
+    return SequenceTokenizer(vocabulary, text, layout, config.model.local_positions)
 
 
 @dataclasses.dataclass
@@ -167,7 +168,7 @@ def _meta(
         vocabulary=tokenizer.vocabulary,
         text_model=tokenizer.text.model_bytes,
         recipe=recipe.name,
-        layout=recipe.layout,
+        layout=tokenizer.layout,
         sources=described,
         length=config.length,
     )

@@ -24,7 +24,7 @@ from gato.model.transformer import GatoModel, init_params
 from gato.sharding import batch_shardings, make_mesh, param_shardings, replicated, state_shardings
 
 rng = np.random.default_rng(0)
-config = preset("tiny", position="transformer_xl", scan_layers=True, layers=3, attention_block=8)
+config = preset("tiny", position="transformer_xl", scan_layers=True, layers=2)
 rows, length = 8, 16
 batch = {
     "ids": rng.integers(0, 3200, (rows, length)).astype(np.int32),
