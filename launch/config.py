@@ -113,7 +113,11 @@ def _parse(text: str, old: Any, where: str) -> Any:
 
 
 def default_config() -> ConfigDict:
-    """The defaults of every key of `TrainConfig` but ``model`` and ``sources``, which an experiment must give."""
+    """The defaults of every key of `TrainConfig` but ``sources``; an experiment gives these and ``model.preset``.
+
+    The other keys of ``model`` are None, which means the preset's own value.
+    """
+    from gato.model.config import ModelConfig
     from gato.training.config import TrainConfig
 
     values: dict[str, Any] = {}
@@ -122,7 +126,8 @@ def default_config() -> ConfigDict:
             values[field.name] = field.default_factory()
         elif field.default is not dataclasses.MISSING:
             values[field.name] = field.default
-    return ConfigDict({name: _group(value) for name, value in values.items()})
+    model = {"preset": None, **{field.name: None for field in dataclasses.fields(ModelConfig)}}
+    return ConfigDict({"model": model, **{name: _group(value) for name, value in values.items()}})
 
 
 def _group(value: Any) -> Any:
@@ -153,7 +158,7 @@ def train_config(config: ConfigDict) -> TrainConfig:
     from gato.training.config import TrainConfig
 
     fields = config.to_dict()
-    model = dict(fields.pop("model"))
+    model = {key: value for key, value in fields.pop("model").items() if value is not None}
     if "preset" not in model:
         raise ConfigError("config.model: name a preset, e.g. config.model.preset = 'gato_79m'")
     path = fields.get("text_model")

@@ -16,15 +16,7 @@ from gato.launch.config import default_config, sources_in
 def get_config(data: str = "data") -> ConfigDict:
     """`data`: folder of the stores; every store gets the same share of the tokens."""
     config = default_config()
-    config.model = ConfigDict(
-        {
-            "preset": "gato_79m",
-            "position": "transformer_xl",
-            "dtype": "bfloat16",
-            "remat": True,
-            "stochastic_depth": 0.1,
-        }
-    )
+    config.model.update({"preset": "gato_79m", "position": "transformer_xl", "dtype": "bfloat16", "remat": True})
     config.sources = sources_in(data, held_out_episodes=5)
     config.log_every = 50
     config.checkpoint_every = 5_000

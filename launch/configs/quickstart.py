@@ -36,7 +36,7 @@ DOCUMENTS = ("captions", "questions", "text")
 def get_config(run: str = "runs/quickstart") -> ConfigDict:
     """`run`: directory of the quickstart, which holds ``data/`` and ``tokenizer.model``."""
     config = default_config()
-    config.model = ConfigDict({"preset": "quickstart"})
+    config.model.preset = "quickstart"
     config.sources = sources(run)
     config.text_model = f"{run}/tokenizer.model"
     # Gato weighs text and actions alike. An instruction has eight pieces to its action's one, is drawn at random and

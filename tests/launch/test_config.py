@@ -126,5 +126,21 @@ def test_train_config_wants_a_preset_and_knows_its_fields(tmp_path: Path) -> Non
         train_config(ConfigDict(base | {"batch_sise": 2}))
 
 
+def test_a_presets_field_can_be_changed_on_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "experiment.py"
+    path.write_text(
+        "from gato.launch.config import default_config\n"
+        "def get_config():\n"
+        "    config = default_config()\n"
+        "    config.model.preset = 'tiny'\n"
+        f"    config.sources = [{{'path': {str(tmp_path)!r}}}]\n"
+        "    return config\n"
+    )
+    assert train_config(load_config(str(path))).model.layers == 2
+    assert train_config(load_config(str(path), ["model.layers=1"])).model.layers == 1
+    with pytest.raises(ConfigError, match=r"no key 'model.layrs'; did you mean 'layers'"):
+        load_config(str(path), ["model.layrs=1"])
+
+
 def test_shipped_experiments_exist() -> None:
     assert {"quickstart", "gato_79m", "gato_364m", "gato_1_2b"} <= set(shipped_configs())
