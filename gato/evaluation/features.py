@@ -20,13 +20,15 @@ from gato.tokenizers.spec import EpisodeSpec
 WORD = re.compile(r"[a-z0-9]+")
 # A number further out than this many standard deviations is clipped: the network never saw it.
 FARTHEST = 5.0
+TILES = 16  # of a patch
 SMALLEST_DEVIATION = 1e-6
 
 
 def flat_patches(images: Any) -> np.ndarray:
-    """uint8 [N, H, W, C] -> uint8 [N, n, 768]."""
+    """uint8 [N, H, W, C] -> uint8 [N, n, 768]: the 16 tiles of 4 x 4 pixels of each patch, one after the other."""
     patches = image.to_patches(np.asarray(images, np.uint8))
-    return patches.reshape(*patches.shape[:2], -1)
+    tiled = patches.reshape(*patches.shape[:2], 4, 4, 4, 4, 3).swapaxes(3, 4)
+    return tiled.reshape(*patches.shape[:2], -1)
 
 
 class PatchTable:

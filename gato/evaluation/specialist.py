@@ -21,12 +21,12 @@ import optax
 
 from gato.data_pipelines.environments.base import Action, Observation
 from gato.data_pipelines.store import Store
-from gato.evaluation.features import Features, PatchTable
+from gato.evaluation.features import TILES, Features, PatchTable
 from gato.inference.observations import split_actions, stack_observations
 from gato.tokenizers.errors import SpecError
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
 
-Encoded = dict[str, jax.Array]
+Encoded = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,22 +34,22 @@ class SpecialistConfig:
     """Size and training of a specialist.
 
     Attributes:
-      width: of the two hidden layers. embedding: of a discrete value, of a patch's half.
+      width: of the two hidden layers. embedding: of a discrete value; half that of a tile of 4 x 4 pixels, a quarter that of a patch.
       batch, updates, learning_rate: of AdamW with a cosine to 0.
       most_steps: timesteps of the demonstrations that are read at most (they are enough, and memory is not endless).
     """
 
     width: int = 256
-    embedding: int = 16
-    batch: int = 256
-    updates: int = 2000
+    embedding: int = 8
+    batch: int = 128
+    updates: int = 3000
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     most_steps: int = 60_000
 
 
 class _Network(nn.Module):
-    """Encoded observation -> action leaf -> [B, *shape] in [-1, 1] (continuous), or logits [B, *shape, values]."""
+    """Encoded observation (pictures: patches [P, 768] and their numbers [B, n]) -> action leaf -> [B, *shape] in [-1, 1] (continuous), or logits [B, *shape, values]."""
 
     spec: EpisodeSpec
     config: SpecialistConfig
@@ -70,7 +70,7 @@ class _Network(nn.Module):
             outputs[path] = flat.reshape(-1, *shape)
         return outputs
 
-    def _embed(self, path: str, leaf: LeafSpec, value: jax.Array, words: jax.Array | None) -> jax.Array:
+    def _embed(self, path: str, leaf: LeafSpec, value: Any, words: jax.Array | None) -> jax.Array:
         size = self.config.embedding
         name = path.replace(".", "_")
         if leaf.modality == "continuous":
@@ -82,17 +82,17 @@ class _Network(nn.Module):
             if words is not None:  # each value beside its product with the instruction: "is this what I was told of?"
                 x = jnp.concatenate([x, x * words[:, None]], axis=-1)
             return x.reshape(len(value), -1)
-        x = (value.astype(jnp.float32) / 127.5 - 1.0).reshape(-1, 16, 16, 3)
-        for layer in range(2):
-            x = nn.gelu(nn.Dense(2 * size, name=f"tiles{layer}_{name}")(_tiles(x, 4)))
-        return x.reshape(len(value), -1)
+        pixels, index = value
+        x = (pixels.astype(jnp.float32) / 127.5 - 1.0).reshape(len(pixels), TILES, -1)
+        x = nn.gelu(nn.Dense(2 * size, name=f"tiles_{name}")(x)).reshape(len(pixels), -1)
+        x = nn.gelu(nn.Dense(4 * size, name=f"patches_{name}")(x))
+        return x[index].reshape(len(index), -1)
 
 
-def _tiles(x_BHWC: jax.Array, side: int) -> jax.Array:
-    """[B, H, W, C] -> [B, H / side, W / side, side * side * C]: a convolution of stride = kernel is a matmul of it."""
-    batch, height, width, channels = x_BHWC.shape
-    x = x_BHWC.reshape(batch, height // side, side, width // side, side, channels)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // side, width // side, side * side * channels)
+def _numbered(patches_BNK: Any) -> tuple[Any, np.ndarray]:
+    """Patches [B, n, 768] as a list [B * n, 768] and the number of each, int32 [B, n]."""
+    batch, count, size = patches_BNK.shape
+    return patches_BNK.reshape(-1, size), np.arange(batch * count, dtype=np.int32).reshape(batch, count)
 
 
 class Specialist:
@@ -106,7 +106,10 @@ class Specialist:
     def act(self, observations: Sequence[Observation], rewards: np.ndarray | None = None) -> list[Action]:
         """Continuous actions as regressed, discrete ones drawn from the network's distribution."""
         spec = self._features.spec
-        encoded = self._features.encode(stack_observations(observations, spec))
+        encoded: dict[str, Any] = self._features.encode(stack_observations(observations, spec))
+        for path, leaf in spec.observations.items():
+            if leaf.modality == "image":
+                encoded[path] = _numbered(encoded[path])
         outputs = jax.device_get(self._apply(self._params, encoded))
         actions: dict[str, np.ndarray] = {}
         for path, leaf in spec.actions.items():
@@ -140,7 +143,7 @@ def train_specialist(
     key = jax.random.key(seed)
     data = {"inputs": inputs, "targets": targets, "tables": {path: table.pixels() for path, table in tables.items()}}
     fit = jax.jit(lambda data, key: _fit(network, config, data, key))
-    return Specialist(features, network, fit(data, key), seed)
+    return Specialist(features, network, jax.block_until_ready(fit(data, key)), seed)
 
 
 def _fit(network: _Network, config: SpecialistConfig, data: dict[str, Encoded], key: jax.Array) -> Any:
@@ -150,8 +153,12 @@ def _fit(network: _Network, config: SpecialistConfig, data: dict[str, Encoded], 
     count = next(iter(data["targets"].values())).shape[0]
 
     def observed(index: jax.Array) -> Encoded:
-        rows = {path: values[index] for path, values in data["inputs"].items()}
-        return {path: data["tables"][path][v] if path in data["tables"] else v for path, v in rows.items()}
+        rows: dict[str, Any] = {path: values[index] for path, values in data["inputs"].items()}
+        for path, table in data["tables"].items():
+            # The whole table where it is small, as the tiles of a grid world are; else the patches of this batch.
+            small = len(table) <= rows[path].size
+            rows[path] = (table, rows[path]) if small else _numbered(table[rows[path]])
+        return rows
 
     def loss(params: Any, index: jax.Array) -> jax.Array:
         outputs = network.apply(params, observed(index))

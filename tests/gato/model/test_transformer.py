@@ -87,6 +87,8 @@ def test_scanned_layers_equal_unrolled_layers(config, make_batch):
     scanned_loss, scanned_gradient = loss_and_gradient(scanned, stacked, batch)
     np.testing.assert_allclose(loss, scanned_loss, rtol=1e-5)
     assert_trees_close(unstack_layers(scanned_gradient, config), gradient, 1e-6)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        assert np.abs(leaf).max() > 0, f"no gradient reaches {jax.tree_util.keystr(path)}"
 
 
 def test_initial_layers_differ_when_scanned():
@@ -141,7 +143,7 @@ def test_stochastic_depth_drops_whole_rows_and_keeps_the_mean(make_batch):
 
 def test_dropout_only_in_training(make_batch):
     config = preset("tiny", dropout=0.5)
-    batch, params = make_batch(config), init_params(config, jax.random.key(0))
+    batch, params = make_batch(config), perturbed(preset("tiny"))
     first, second = (
         run(config, params, batch, train=True, rngs={"dropout": jax.random.key(seed), "position": jax.random.key(9)})
         for seed in (0, 1)
@@ -164,10 +166,9 @@ def test_bfloat16_is_close_and_its_outputs_are_what_they_say(config, make_batch)
     assert all(np.isfinite(leaf).all() and leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(gradient))
 
 
-def test_the_head_is_the_embedding_table(make_batch):
+def test_the_head_is_the_embedding_table():
     config = preset("tiny")
-    params = perturbed(config)
-    hidden = run(config, params, make_batch(config))
+    params, hidden = perturbed(config), np.random.default_rng(0).normal(size=(2, 3, config.width)).astype(np.float32)
     logits = GatoModel(config).apply(params, hidden, method="logits")
     np.testing.assert_allclose(logits, hidden @ params["params"]["embedding"]["table"].T, atol=1e-4)
     some = GatoModel(config).apply(params, hidden, 100, 140, method="logits")
@@ -182,18 +183,12 @@ def test_initial_logits_are_of_order_one(make_batch):
     assert 0.7 < np.asarray(GatoModel(config).apply(params, hidden, method="logits")).std() < 1.5
 
 
-def test_every_parameter_gets_a_gradient(config, make_batch):
-    _, gradient = loss_and_gradient(config, init_params(config, jax.random.key(0)), make_batch(config))
-    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
-        assert np.abs(leaf).max() > 0, jax.tree_util.keystr(path)
-
-
 def test_rows_without_patches(make_batch):
     config = preset("tiny")
-    batch, params = make_batch(config), init_params(config, jax.random.key(0))
+    batch, params = make_batch(config), perturbed(config)
     batch["patch_index"][:] = -1
     some = run(config, params, batch)
     none = run(config, params, {**batch, "patches": batch["patches"][:0]})
     absent = run(config, params, {name: value for name, value in batch.items() if "patch" not in name})
-    np.testing.assert_allclose(some, none, atol=1e-6)
-    np.testing.assert_allclose(some, absent, atol=1e-6)
+    np.testing.assert_allclose(some, none, atol=1e-5)
+    np.testing.assert_allclose(some, absent, atol=1e-5)
