@@ -33,8 +33,8 @@ _STRETCH = [min(255, 255 * grey // _BRIGHTEST) for grey in range(256)]
 class BreakoutEnvironment:
     """A whole game (five lives) an episode; the reward is the game's score.
 
-    Without a ball in play the console gets FIRE whatever the action, as is usual for this game: serving is no skill, and a
-    player that never serves would never be seen to play.
+    Without a ball in play the console gets FIRE whatever the action, as is usual for this game: serving is no
+    skill, and a player that never serves would never be seen to play.
 
     Args:
       blank: a control: every observation is an empty image. What a policy scores then, it scores without seeing.

@@ -204,7 +204,9 @@ def _write(job: WriteJob, agent: Agent, seed: int, progress: Progress) -> Writte
 
 
 def common_beginning(texts: Sequence[str], tokenizer: TextTokenizer) -> str:
-    """The pieces with which all texts begin, e.g. "a" of captions: where sources share pictures, they say what is asked."""
+    """The pieces with which all texts begin, e.g. "a" of captions: where sources share pictures, they say what is
+    asked.
+    """
     ids = [tokenizer.encode(text) for text in texts]
     shared = 0
     while all(len(row) > shared + 1 for row in ids) and len({int(row[shared]) for row in ids}) == 1:

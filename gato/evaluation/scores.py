@@ -1,6 +1,7 @@
 """Scores: what the episodes of a task say, on a scale from random (0) to expert (100).
 
-Normalised score = 100 * (S - S_random) / (S_expert - S_random), as in Gato (section 4.1); the score of a suite is the mean over its tasks. A task whose expert is not better than random has no such scale: its normalised score is
+Normalised score = 100 * (S - S_random) / (S_expert - S_random), as in Gato (section 4.1); the score of a suite is
+the mean over its tasks. A task whose expert is not better than random has no such scale: its normalised score is
 undefined (null, with the reason) and it counts nowhere, never as solved.
 """
 

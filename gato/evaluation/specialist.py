@@ -1,7 +1,8 @@
 """Specialists: one small network a task, cloned from the same demonstrations; what one network for all must approach.
 
 An MLP over the encoded leaves (`features`): numbers as they are, an embedding for each discrete value (and its product
-with that of the instruction), a linear map of the bag of words, and for pixels two convolutions whose strides equal their kernels (4, then 4), i.e. one vector for
+with that of the instruction), a linear map of the bag of words, and for pixels two convolutions whose strides
+equal their kernels (4, then 4), i.e. one vector for
 each 16 x 16 patch. Continuous actions are regressed, discrete ones classified; trained with AdamW for a fixed number of
 updates.
 """
@@ -34,7 +35,8 @@ class SpecialistConfig:
     """Size and training of a specialist.
 
     Attributes:
-      width: of the two hidden layers. embedding: of a discrete value; half that of a tile of 4 x 4 pixels, a quarter that of a patch.
+      width: of the two hidden layers. embedding: of a discrete value; half that of a tile of 4 x 4 pixels, a
+        quarter that of a patch.
       batch, updates, learning_rate: of AdamW with a cosine to 0.
       most_steps: timesteps of the demonstrations that are read at most (they are enough, and memory is not endless).
     """
@@ -49,7 +51,9 @@ class SpecialistConfig:
 
 
 class _Network(nn.Module):
-    """Encoded observation (pictures: patches [P, 768] and their numbers [B, n]) -> action leaf -> [B, *shape] in [-1, 1] (continuous), or logits [B, *shape, values]."""
+    """Encoded observation (pictures: patches [P, 768] and their numbers [B, n]) -> action leaf -> [B, *shape] in
+    [-1, 1] (continuous), or logits [B, *shape, values].
+    """
 
     spec: EpisodeSpec
     config: SpecialistConfig
