@@ -75,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     collect = command(
         "collect",
         "run the experts and write their demonstrations, one store a task; finished stores are kept",
-        "  gato collect --out data\n  gato collect metaworld/reach babyai/OpenDoor --episodes 50 --out data",
+        "  gato collect --out data\n  gato collect metaworld/reach-v3 babyai/OpenDoor --episodes 50 --out data",
     )
     collect.add_argument("tasks", nargs="*", metavar="TASK", help="suite/task; none: the starter mixture")
     collect.add_argument("--episodes", type=_natural, default=100, metavar="N", help="of each TASK (default 100)")
@@ -98,7 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate = command(
         "evaluate",
         "let the trained network act in the simulators of its tasks and score it",
-        "  gato evaluate runs/quickstart\n  gato evaluate runs/79m --tasks metaworld/reach --episodes 50",
+        "  gato evaluate runs/quickstart\n  gato evaluate runs/79m --tasks metaworld/reach-v3 --episodes 50",
     )
     evaluate.add_argument("run", type=Path, metavar="RUN", help="run directory, or one of its checkpoints")
     evaluate.add_argument("--tasks", nargs="+", metavar="TASK", help="(default: all that it was trained on)")
