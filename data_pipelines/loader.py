@@ -158,6 +158,7 @@ class Loader:
                 "layout": self._tokenizer.layout.to_json(),
             },
             "sources": {source.name: source.fingerprint() for source in self.sources},
+            "source_order": [source.name for source in self.sources],  # packing and the batch's source numbers follow it
         }
         return json.loads(json.dumps(fingerprint))
 

@@ -223,6 +223,8 @@ def test_refused_resume_lists_the_differences(stores):
     fewer = {name: path for name, path in stores.items() if name != "text"}
     with pytest.raises(ResumeError, match=r"sources\.text: .* -> null"):
         open_loader(fewer).restore(state)
+    with pytest.raises(ResumeError, match="source_order"):
+        open_loader(dict(reversed(stores.items()))).restore(state)
 
 
 def test_validation_batches_repeat_and_keep_to_held_out_episodes(stores):
