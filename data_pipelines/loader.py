@@ -158,7 +158,8 @@ class Loader:
                 "layout": self._tokenizer.layout.to_json(),
             },
             "sources": {source.name: source.fingerprint() for source in self.sources},
-            "source_order": [source.name for source in self.sources],  # packing and the batch's source numbers follow it
+            # Packing and the batch's source numbers follow the order.
+            "source_order": [source.name for source in self.sources],
         }
         return json.loads(json.dumps(fingerprint))
 
