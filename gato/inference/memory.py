@@ -45,19 +45,24 @@ class Memory:
         self.lengths = self.prompt_lengths.copy()
         self.ages = np.zeros(len(prompt_lengths), np.int32)
         self._past: collections.deque[_Step] = collections.deque()
+        self._widest = 0  # tokens before the action of the longest timestep so far
 
     @property
     def batch(self) -> int:
         return len(self.lengths)
 
     def window(self, prefix_tokens: int) -> int:
-        """Timesteps that a row may hold when one has ``prefix_tokens`` tokens before its action; at least 1."""
-        fits = (self._budget - int(self.prompt_lengths.max())) // (prefix_tokens + self._action_tokens)
+        """Timesteps that a row may hold when one has ``prefix_tokens`` tokens before its action; at least 1.
+
+        Where texts differ in length, all timesteps count as the longest so far, so that what a row holds always fits.
+        """
+        widest = max(self._widest, prefix_tokens)
+        fits = (self._budget - int(self.prompt_lengths.max())) // (widest + self._action_tokens)
         return max(1, fits if self._window is None else min(fits, self._window))
 
     def tokens(self, prefix_tokens: int) -> int:
         """Most tokens that a row ever holds then."""
-        step = prefix_tokens + self._action_tokens
+        step = max(self._widest, prefix_tokens) + self._action_tokens
         return int(self.prompt_lengths.max()) + self.window(prefix_tokens) * step
 
     def chunk(self, prefix: Piece, prefix_tokens: int) -> list[Piece]:
@@ -65,6 +70,7 @@ class Memory:
 
         One full row sets all rows back, so that all rows of a batch go on in step.
         """
+        self._widest = max(self._widest, prefix_tokens)
         window = self.window(prefix_tokens)
         kept = min(window // 2, len(self._past))  # timesteps that are appended again when a row is full
         pieces = []

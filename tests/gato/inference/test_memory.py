@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gato.inference.chunk import Piece, lengths, pack
 from gato.inference.memory import Memory
@@ -50,6 +52,22 @@ def test_without_a_window_the_training_length_is_the_limit():
     assert max(len(rows[0]) for rows in held) == 23
     crowded = Memory(np.array([20]), None, 24, ACTIONS)
     assert crowded.window(100) == 1  # at least the timestep that is acted in
+
+
+@given(
+    prefixes=st.lists(st.integers(1, 40), min_size=1, max_size=30),
+    window=st.none() | st.integers(1, 8),
+    prompt=st.integers(0, 30),
+)
+def test_timesteps_of_any_lengths_stay_within_the_budget(prefixes, window, prompt):
+    budget = 100
+    memory = Memory(np.array([prompt], np.int32), window, budget, ACTIONS)
+    for count in prefixes:
+        promised = memory.tokens(count)
+        pieces = memory.chunk(Piece.of_actions(np.zeros((1, count), np.int32)), count)
+        appended = lengths(pieces, 1)
+        memory.remember(Piece.of_actions(np.zeros((1, count), np.int32)), np.zeros((1, ACTIONS), np.int32), appended)
+        assert memory.lengths[0] < promised <= budget
 
 
 def test_a_row_that_starts_anew_is_not_given_the_past_of_the_episode_before():
