@@ -28,6 +28,8 @@ class SourceConfig:
     Attributes:
       path: folder of the store.
       weight: share of the tokens, relative to the other sources.
+      loss_weight: factor on the loss of all its tokens. One action in 60 tokens weighs little beside 30 words of a
+        caption; a larger factor makes up for that. The paper has 1 everywhere.
       window_timesteps: timesteps in a training window at most; None for as many as a row holds. Control sources only.
       prompt_probability: share of the sequences of a control source that are prompted (Gato section 2.3: a quarter).
         At most a half is possible where windows fill the row and must make room for a prompt.
@@ -39,6 +41,7 @@ class SourceConfig:
 
     path: str | os.PathLike[str]
     weight: float = 1.0
+    loss_weight: float = 1.0
     window_timesteps: int | None = None
     prompt_probability: float = 0.25
     prompt_timesteps: int | None = None
@@ -127,6 +130,11 @@ class Source:
                     f"{where}: window_timesteps={config.window_timesteps} of up to {widest} tokens are longer than "
                     f"a row of {length}: use at most {length // widest}, or None for as many as fit"
                 )
+        if not 0 < config.loss_weight < math.inf:
+            raise MixtureError(
+                f"{where}: loss_weight={config.loss_weight} must be positive and finite; "
+                "leave the source out to learn nothing from it"
+            )
         if not 0 <= config.prompt_probability <= 1:
             raise MixtureError(f"{where}: prompt_probability={config.prompt_probability} must be in [0, 1]")
         if config.prompt_timesteps is not None and config.prompt_timesteps < 1:

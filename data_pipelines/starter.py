@@ -13,7 +13,7 @@ from gato.data_pipelines.environments.registry import DOCUMENTS
 STARTER: tuple[CollectPlan, ...] = (
     CollectPlan("atari/breakout", episodes=24, seconds=20),
     *(CollectPlan(f"metaworld/{name}", episodes=80, seconds=5.5) for name in metaworld.STARTER),
-    CollectPlan("babyai/PickupLoc", episodes=4000, seconds=16),
+    CollectPlan("babyai/PickupLoc", episodes=8000, seconds=32),
     CollectPlan("babyai/OpenDoor", episodes=500, seconds=2),
     CollectPlan("babyai/GoToLocal", episodes=1500, seconds=6),
     CollectPlan("babyai/GoToRedBall", episodes=400, seconds=2),

@@ -128,8 +128,9 @@ class TokenCache:
 
     def _of_recipe(self, number: int, index: int, episode: Episode | None) -> tuple[Mapping[str, np.ndarray], float]:
         """Derived values and the weight of a whole episode, which is read if it is not given."""
+        loss_weight = self._sources[number].config.loss_weight
         if self._derive is None and self._weigh is None:
-            return {}, 1.0
+            return {}, loss_weight
         key = (number, index)
         with self._lock:
             known = self._recipe.get(key)
@@ -139,7 +140,7 @@ class TokenCache:
         episode = source.store.episode(index) if episode is None else episode
         control = source.store.spec.kind == "control"
         derived = dict(self._derive(episode)) if self._derive is not None and control else {}
-        weight = 1.0 if self._weigh is None else float(self._weigh(episode))
+        weight = loss_weight * (1.0 if self._weigh is None else float(self._weigh(episode)))
         with self._lock:
             self._recipe[key] = (derived, weight)
             if len(self._recipe) > 65536:

@@ -108,6 +108,6 @@ def make_task(name: str) -> Task:
         max_steps=MAX_STEPS,
         random_score=random_score,
         expert_score=expert_score,
-        noise=(0.0, 0.05, 0.1),
+        noise=(0.0, 0.1, 0.3),
         controls={"blank": {"blank": True}},
     )

@@ -51,8 +51,9 @@ class SpecialistConfig:
 
 
 class _Network(nn.Module):
-    """Encoded observation (pictures: patches [P, 768] and their numbers [B, n]) -> action leaf -> [B, *shape] in
-    [-1, 1] (continuous), or logits [B, *shape, values].
+    """Encoded observation -> action leaf -> [B, *shape] in [-1, 1] (continuous), or logits [B, *shape, values].
+
+    A picture is encoded as distinct patches [P, 768] and the number of each of its own, [B, n].
     """
 
     spec: EpisodeSpec
@@ -88,8 +89,8 @@ class _Network(nn.Module):
             return x.reshape(len(value), -1)
         pixels, index = value
         x = (pixels.astype(jnp.float32) / 127.5 - 1.0).reshape(len(pixels), TILES, -1)
-        x = nn.gelu(nn.Dense(2 * size, name=f"tiles_{name}")(x)).reshape(len(pixels), -1)
-        x = nn.gelu(nn.Dense(4 * size, name=f"patches_{name}")(x))
+        x = nn.relu(nn.Dense(2 * size, name=f"tiles_{name}")(x)).reshape(len(pixels), -1)
+        x = nn.relu(nn.Dense(4 * size, name=f"patches_{name}")(x))
         return x[index].reshape(len(index), -1)
 
 

@@ -108,10 +108,10 @@ class Attention(nn.Module):
             mixed = attention.attention(q, k, v, context.segments_BL, position, config.attention_block)
         else:
             assert context.valid_B is not None
-            layer_k = append(cache.k[layer], k, cache.length, context.valid_B)
-            layer_v = append(cache.v[layer], v, cache.length, context.valid_B)
-            cache = cache.replace(k=cache.k.at[layer].set(layer_k), v=cache.v.at[layer].set(layer_v))
-            mixed = attention.cached_attention(q, layer_k, layer_v, context.positions_BL, position)
+            keys = append(cache.k, layer, k, cache.length, context.valid_B)
+            values = append(cache.v, layer, v, cache.length, context.valid_B)
+            cache = cache.replace(k=keys, v=values)
+            mixed = attention.cached_attention(q, keys[layer], values[layer], context.positions_BL, position)
         kernel = self.param("out", _kernel(("heads", "head_dim", "embed"), 2, config.layers), (heads, size, width))
         if hidden_at is None:
             out = _dense(mixed.swapaxes(1, 2).reshape(*x_BLD.shape[:2], heads * size), kernel)

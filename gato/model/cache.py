@@ -60,22 +60,16 @@ def init_cache(config: ModelConfig, batch: int, capacity: int, params: Any = Non
     )
 
 
-def append(cache_BHCK: jax.Array, new_BHNK: jax.Array, length_B: jax.Array, valid_B: jax.Array) -> jax.Array:
-    """Writes the first ``valid_B`` of n new entries of each row behind its first ``length_B`` entries.
+def append(
+    cache_SBHCK: jax.Array, layer: jax.Array, new_BHNK: jax.Array, length_B: jax.Array, valid_B: jax.Array
+) -> jax.Array:
+    """Writes the first ``valid_B`` of n new entries of each row behind the first ``length_B`` entries of one layer.
 
-    Nothing else of the cache changes, also where the n new entries would reach beyond the capacity.
+    Nothing else changes; entries beyond the capacity are dropped. One scatter, which XLA does in place: a copy of a
+    whole layer for every token would cost more than the attention.
     """
-    capacity, count = cache_BHCK.shape[2], new_BHNK.shape[2]
-
-    def write(row_HCK: jax.Array, new_HNK: jax.Array, length: jax.Array, valid: jax.Array) -> jax.Array:
-        # dynamic_update_slice moves a slice that would not fit; so we place it ourselves and shift the entries in it.
-        start = jnp.clip(length, 0, capacity - count)
-        old_HNK = jax.lax.dynamic_slice_in_dim(row_HCK, start, count, axis=1)
-        index_N = jnp.arange(count) - (length - start)
-        shifted_HNK = jnp.take(new_HNK, index_N, axis=1, mode="clip")
-        fresh_N = (index_N >= 0) & (index_N < valid)
-        return jax.lax.dynamic_update_slice_in_dim(
-            row_HCK, jnp.where(fresh_N[None, :, None], shifted_HNK, old_HNK), start, axis=1
-        )
-
-    return jax.vmap(write)(cache_BHCK, new_BHNK.astype(cache_BHCK.dtype), length_B, valid_B)
+    rows, capacity = new_BHNK.shape[0], cache_SBHCK.shape[3]
+    step_N = jnp.arange(new_BHNK.shape[2])
+    slots_BN = jnp.where(step_N < valid_B[:, None], length_B[:, None] + step_N, capacity)
+    new_BNHK = new_BHNK.swapaxes(1, 2).astype(cache_SBHCK.dtype)
+    return cache_SBHCK.at[layer, jnp.arange(rows)[:, None], :, slots_BN].set(new_BNHK, mode="drop")

@@ -40,7 +40,6 @@ PRESETS: dict[str, ModelConfig] = {
         heads=4,
         head_dim=32,
         hidden=512,
-        position="rope",
         patch=_SMALL_PATCH,
         scan_layers=False,
         vocabulary_size=3_200,

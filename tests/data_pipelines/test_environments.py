@@ -136,8 +136,8 @@ def test_babyai_codes_hold_the_raw_values():
     coded, raw = get_task("babyai/OpenDoor").make(), get_task("babyai-raw/OpenDoor").make()
     for seed in range(1_000_000, 1_000_020):
         first, second = coded.reset(seed), raw.reset(seed)
-        cells = np.stack([first["grid"] % 11, first["grid"] // 11 % 6, first["grid"] // 66], axis=-1)
-        np.testing.assert_array_equal(cells, second["grid"])
+        cells = np.stack([first["view"] % 11, first["view"] // 11 % 6, first["view"] // 66], axis=-1)
+        np.testing.assert_array_equal(cells, second["view"])
         assert first["mission"] == second["mission"]
         assert first["direction"] == second["direction"]
 
@@ -150,7 +150,7 @@ def test_the_wrong_mission_changes_the_text_and_nothing_else():
         first, second = right.reset(seed), wrong.reset(seed)
         assert second["mission"] != first["mission"]
         assert second["mission"] == wrong.reset(seed)["mission"]
-        np.testing.assert_array_equal(first["grid"], second["grid"])
+        np.testing.assert_array_equal(first["view"], second["view"])
         missions.append(second["mission"])
         _, reward, *_, info = wrong.step({"action": np.int32(6)})
         assert reward == 0

@@ -62,11 +62,12 @@ def test_rewinding_forgets(model, make_batch, slice_batch):
     np.testing.assert_allclose(hidden, full[:, 8:], atol=2e-5)
 
 
-def test_append_changes_only_the_new_slots():
-    cache = jnp.arange(2 * 1 * 6 * 1, dtype=jnp.float32).reshape(2, 1, 6, 1)
+def test_append_changes_only_the_new_slots_of_one_layer():
+    cache = jnp.arange(2 * 2 * 1 * 6 * 1, dtype=jnp.float32).reshape(2, 2, 1, 6, 1)
     new = -jnp.ones((2, 1, 4, 1)) * jnp.arange(1.0, 5)[:, None]
-    got = append(cache, new, jnp.asarray([1, 5]), jnp.asarray([3, 1]))[:, 0, :, 0]
-    np.testing.assert_array_equal(got, [[0, -1, -2, -3, 4, 5], [6, 7, 8, 9, 10, -1]])
+    got = append(cache, jnp.int32(1), new, jnp.asarray([1, 5]), jnp.asarray([3, 1]))
+    np.testing.assert_array_equal(got[0], cache[0])
+    np.testing.assert_array_equal(got[1, :, 0, :, 0], [[12, -1, -2, -3, 16, 17], [18, 19, 20, 21, 22, -1]])
 
 
 def test_mistakes_are_named(make_batch):
