@@ -17,22 +17,22 @@ import math
 import multiprocessing
 import os
 import shutil
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from gato.data_pipelines.environments.base import COLLECTION_SEED, DocumentSource, Environment, Task
 from gato.data_pipelines.environments.registry import get_source
 from gato.data_pipelines.episode import Episode
 from gato.data_pipelines.errors import StoreError
+from gato.data_pipelines.progress import Advance
+from gato.data_pipelines.progress import progress as show_progress
 from gato.data_pipelines.rollout import demonstration
 from gato.data_pipelines.store import Store, StoreWriter
+from gato.data_pipelines.worker_process import start_worker
 from gato.tokenizers.errors import GatoError
 
 # Steps that one job computes at most: small jobs balance the processes, and their episodes wait in memory.
@@ -75,7 +75,7 @@ def collect(
     Args:
       seed: another seed gives other episodes; never those of an evaluation.
       processes: that simulate, beside this one, which writes; 1 does everything here. The stores do not depend on it.
-      progress: whether to draw a progress bar.
+      progress: whether to show it on stderr.
 
     Returns:
       Name -> folder of its store, in the order of the plans.
@@ -102,13 +102,12 @@ def collect(
     waiting = [plan for plan in plans if not _is_finished(folders[plan.name], plan, seed)]
     if not waiting:
         return folders
-    with _progress_bar(progress) as bar, _executor(processes) as executor:
-        total = bar.add_task("collecting", total=sum(plan.seconds for plan in waiting))
+    seconds = sum(plan.seconds for plan in waiting)
+    with show_progress(seconds, "collecting", progress) as advance, _executor(processes) as executor:
         ahead = _JOBS_AHEAD * processes
         results = _in_order(executor, [job for plan in waiting for job in _jobs(plan, seed)], ahead)
         for plan in waiting:
-            bar.update(total, description=plan.name)
-            _write_store(plan, seed, folders[plan.name], results, lambda share: bar.advance(total, share))
+            _write_store(plan, seed, folders[plan.name], results, advance)
     return folders
 
 
@@ -134,9 +133,12 @@ def _jobs(plan: CollectPlan, seed: int) -> list[_Job]:
     ]
 
 
-def _write_store(plan: CollectPlan, seed: int, folder: Path, results: Iterator[list[Episode]], advance: Any) -> None:
+def _write_store(
+    plan: CollectPlan, seed: int, folder: Path, results: Iterator[list[Episode]], advance: Advance
+) -> None:
     source = get_source(plan.name)
     written = size = 0
+    advance(0.0, plan.name)
     try:
         with StoreWriter(folder, plan.name, _spec(source), _metadata(source, plan, seed)) as writer:
             for job in _jobs(plan, seed):
@@ -145,7 +147,7 @@ def _write_store(plan: CollectPlan, seed: int, folder: Path, results: Iterator[l
                 written += len(episodes)
                 for episode in episodes:
                     writer.write(episode)
-                advance(plan.seconds * (job.stop - job.start) / plan.episodes)
+                advance(plan.seconds * (job.stop - job.start) / plan.episodes, plan.name)
     except StoreError as error:
         if getattr(error.__cause__, "errno", None) != errno.ENOSPC and "disk is full" not in str(error):
             raise
@@ -209,25 +211,11 @@ def _executor(processes: int) -> Iterator[concurrent.futures.Executor | None]:
         yield None
         return
     context = multiprocessing.get_context("spawn")
-    executor = concurrent.futures.ProcessPoolExecutor(processes, mp_context=context, initializer=_start_process)
+    executor = concurrent.futures.ProcessPoolExecutor(processes, mp_context=context, initializer=start_worker)
     try:
         yield executor
     finally:
         executor.shutdown(cancel_futures=True)
-
-
-def _start_process() -> None:
-    """Ctrl-C ends a collecting process silently, and it never outlives its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    parent = multiprocessing.parent_process()
-
-    if parent is not None:
-        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
-
-
-def _follow(parent: Any) -> None:
-    parent.join()
-    os._exit(1)
 
 
 def _is_finished(folder: Path, plan: CollectPlan, seed: int) -> bool:
@@ -276,15 +264,3 @@ def _bytes(episode: Episode) -> int:
 def _free_bytes(folder: Path) -> int:
     existing = next(parent for parent in folder.absolute().parents if parent.exists())
     return shutil.disk_usage(existing).free
-
-
-def _progress_bar(shown: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        disable=not shown,
-    )

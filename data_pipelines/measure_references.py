@@ -22,7 +22,7 @@ from gato.data_pipelines.rollout import random_policy, rollout
 from gato.data_pipelines.starter import starter_tasks
 from gato.tokenizers.errors import GatoError
 
-# Beyond the seeds that an evaluation of a hundred thousand episodes would use.
+# Beyond the seeds of the evaluations with --seed 0 to 9.
 FIRST_SEED = EVALUATION_SEED + 100_000
 _PACKAGES = ("ale-py", "dm_control", "metaworld", "minigrid", "mujoco", "numpy")
 

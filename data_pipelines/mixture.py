@@ -49,6 +49,33 @@ class SourceConfig:
     held_out_episodes: int = 0
 
 
+def split_episodes(store: Store, config: SourceConfig, seed: int) -> dict[Split, np.ndarray]:
+    """The store's episodes that pass the filter, in two disjoint parts: int64, ascending indices into the store.
+
+    Args:
+      seed: of the run; decides which episodes are held out.
+
+    Raises:
+      MixtureError: the filter keeps nothing, or nothing would be left to train on.
+    """
+    kept = np.arange(len(store))
+    if config.expert_filter is not None and store.spec.kind != "document":
+        kept = kept[filters.keep_expert(store.returns, store.groups, config.expert_filter)]
+    if not len(kept):
+        best = float(store.returns.max())
+        raise MixtureError(
+            f"{store.name}: expert_filter={config.expert_filter} keeps none of {len(store)} episodes "
+            f"(best return {best:g}); lower it, or set None where returns are negative"
+        )
+    if config.held_out_episodes >= len(kept):
+        raise MixtureError(
+            f"{store.name}: held_out_episodes={config.held_out_episodes}, but only {len(kept)} episodes are left "
+            "after the filter: nothing would be trained on"
+        )
+    train, held_out = filters.hold_out(kept, config.held_out_episodes, seed, store.name)
+    return {"train": train, "held_out": held_out}
+
+
 class Source:
     """An opened source: its store, its token counts, and the episodes of its two splits.
 
@@ -66,22 +93,7 @@ class Source:
         self.index = TokenIndex(self.store, tokenizer)
         document = self.store.spec.kind == "document"
         self._check(document, length)
-        kept = np.arange(len(self.store))
-        if config.expert_filter is not None and not document:
-            kept = kept[filters.keep_expert(self.store.returns, self.store.groups, config.expert_filter)]
-        if not len(kept):
-            best = float(self.store.returns.max())
-            raise MixtureError(
-                f"{self.name}: expert_filter={config.expert_filter} keeps none of {len(self.store)} episodes "
-                f"(best return {best:g}); lower it, or set None where returns are negative"
-            )
-        if config.held_out_episodes >= len(kept):
-            raise MixtureError(
-                f"{self.name}: held_out_episodes={config.held_out_episodes}, but only {len(kept)} episodes are left "
-                "after the filter: nothing would be trained on"
-            )
-        train, held_out = filters.hold_out(kept, config.held_out_episodes, seed, self.name)
-        self.episodes: dict[Split, np.ndarray] = {"train": train, "held_out": held_out}
+        self.episodes = split_episodes(self.store, config, seed)
         self.rules = WindowRules(
             length,
             None if document else config.window_timesteps,

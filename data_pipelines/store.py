@@ -267,7 +267,7 @@ class Store:
             ) from error
 
     def _read(self, start: int, stop: int) -> list[bytes]:
-        """Records ``start..stop-1`` of the store, across shards. Checks what ArrayRecord does not (DATA.md, traps)."""
+        """Records ``start..stop-1`` of the store, across shards. Checks what ArrayRecord does not ."""
         records: list[bytes] = []
         while start < stop:
             shard = int(np.searchsorted(self._shard_first, start, side="right")) - 1

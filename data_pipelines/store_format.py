@@ -24,7 +24,7 @@ REWARDS = np.dtype("<f4")
 
 
 def steps_per_record(spec: EpisodeSpec) -> int:
-    """Timesteps in one record: few where frames are large, more for vectors (measured in DATA.md, design 3)."""
+    """Timesteps in one record: few where frames are large, more for vectors (measured: a record is read whole)."""
     if spec.kind == "document":
         return 1
     return 8 if any(leaf.modality == "image" for leaf in spec.observations.values()) else 32

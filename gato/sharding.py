@@ -29,7 +29,6 @@ RULES: dict[str, tuple[str, ...]] = {
     "heads": ("tensor",),
     "hidden": ("tensor",),
     "head_dim": (),
-    "parts": (),  # query, key, value; gate, value
     "positions": (),
     "scale": (),  # of norms
     "layers": (),

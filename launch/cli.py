@@ -10,7 +10,6 @@ Each command's module is imported when it runs, so that ``gato --help`` does not
 from __future__ import annotations
 
 import argparse
-import difflib
 import errno
 import importlib
 import os
@@ -20,11 +19,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from gato.tokenizers.errors import GatoError
+from gato.tokenizers.errors import GatoError, suggest
 
 SUCCESS, USER_MISTAKE, INTERRUPTED = 0, 2, 130
 # What the machine refuses and the user can mend; other operating system errors are bugs.
-_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+_REFUSALS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),  # a file stands where a directory is wanted, or the other way round
+)
 
 
 class UsageError(GatoError):
@@ -36,9 +38,7 @@ class _Parser(argparse.ArgumentParser):
         choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
         if choice:
             known = [name.strip("' ") for name in choice[2].split(",")]
-            near = difflib.get_close_matches(choice[1], known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            message = f"no command {choice[1]!r}; {hint}"
+            message = f"no command {choice[1]!r}; {suggest(choice[1], known)}"
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
@@ -78,11 +78,11 @@ def build_parser() -> argparse.ArgumentParser:
         "  gato collect --out data\n  gato collect metaworld/reach-v3 babyai/OpenDoor --episodes 50 --out data",
     )
     collect.add_argument("tasks", nargs="*", metavar="TASK", help="suite/task; none: the starter mixture")
-    collect.add_argument("--episodes", type=_natural, default=100, metavar="N", help="of each TASK (default 100)")
+    collect.add_argument("--episodes", type=_positive, default=100, metavar="N", help="of each TASK (default 100)")
     collect.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the stores go")
     collect.add_argument("--seed", type=_natural, default=0, help="(default 0)")
     collect.add_argument(
-        "--processes", type=_natural, default=os.cpu_count() or 1, metavar="N", help="(default: the cores)"
+        "--processes", type=_positive, default=os.cpu_count() or 1, metavar="N", help="(default: the cores)"
     )
 
     train = command(
@@ -102,8 +102,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("run", type=Path, metavar="RUN", help="run directory, or one of its checkpoints")
     evaluate.add_argument("--tasks", nargs="+", metavar="TASK", help="(default: all that it was trained on)")
-    evaluate.add_argument("--episodes", type=_natural, default=20, metavar="N", help="of each task (default 20)")
+    evaluate.add_argument("--episodes", type=_positive, default=20, metavar="N", help="of each task (default 20)")
     evaluate.add_argument("--seed", type=_natural, default=0, help="of the evaluation's episodes (default 0)")
+    evaluate.add_argument("--processes", type=_positive, metavar="N", help="that play (default: the cores)")
 
     report = command(
         "report",
@@ -124,6 +125,12 @@ def _seconds(text: str) -> float:
 def _natural(text: str) -> int:
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number >= 0")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number >= 1")
     return int(text)
 
 

@@ -15,5 +15,5 @@ def run(arguments: argparse.Namespace) -> None:
         from gato.data_pipelines.starter import STARTER  # here: it needs the suites' packages
 
         plans = STARTER
-    for folder in collect(plans, arguments.out, seed=arguments.seed, processes=max(1, arguments.processes)).values():
+    for folder in collect(plans, arguments.out, seed=arguments.seed, processes=arguments.processes).values():
         print(folder)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import importlib.util
 import inspect
 from collections.abc import Iterable
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
-from gato.tokenizers.errors import GatoError
+from gato.tokenizers.errors import GatoError, suggest
 
 if TYPE_CHECKING:
     from gato.training.config import TrainConfig
@@ -45,7 +44,7 @@ def load_config(reference: str, overrides: Iterable[str] = ()) -> ConfigDict:
     path = Path(name)
     if not path.suffix and not path.exists():
         if name not in shipped_configs():
-            raise ConfigError(f"--config={reference}: no such experiment{_suggest(name, shipped_configs())}")
+            raise ConfigError(f"--config={reference}: no such experiment; {suggest(name, shipped_configs())}")
         path = Path(str(files("gato.launch").joinpath("configs", f"{name}.py")))
     if not path.is_file():
         raise ConfigError(f"--config={reference}: no file {path}; shipped experiments: {', '.join(shipped_configs())}")
@@ -85,7 +84,7 @@ def apply_override(config: ConfigDict, override: str) -> None:
         if not isinstance(node, ConfigDict):
             raise ConfigError(f"--config.{path}: {'.'.join(path.split('.')[:depth])} is a value and has no keys")
         if key not in node:
-            raise ConfigError(f"--config.{path}: no key {where!r}{_suggest(key, node.keys())}")
+            raise ConfigError(f"--config.{path}: no key {where!r}; {suggest(key, node.keys())}")
         if depth < len(parents):
             node = node[key]
     if isinstance(node[last], ConfigDict):
@@ -165,9 +164,3 @@ def train_config(config: ConfigDict) -> TrainConfig:
     text = TextTokenizer.from_file(path) if path else TextTokenizer.default()
     vocabulary = Vocabulary(text.size, tuple(fields.get("extra_tokens", ())))
     return TrainConfig.from_json({**fields, "model": preset(model.pop("preset"), vocabulary, **model)})
-
-
-def _suggest(name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from rich.console import Console
-
 from gato.evaluation.evaluate import evaluate
-from gato.launch.journal import cores
-from gato.launch.scores import score_table
+from gato.launch.scores import print_scores
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Plays, writes ``RUN/evaluation`` and prints the scores."""
     summary = evaluate(
-        arguments.run, arguments.tasks, arguments.episodes, seed=arguments.seed, processes=cores(), progress=True
+        arguments.run, arguments.tasks, arguments.episodes, seed=arguments.seed, processes=arguments.processes
     )
-    Console(highlight=False).print(score_table(summary))
+    print_scores(summary)

@@ -27,7 +27,7 @@ from gato.data_pipelines.store import Store
 from gato.evaluation.report_charts import duration
 from gato.launch.config import load_config, train_config
 from gato.launch.journal import Journal, cores
-from gato.launch.scores import score_table
+from gato.launch.scores import print_scores
 from gato.tokenizers import text as text_tokenizer
 from gato.tokenizers.errors import GatoError
 from gato.training.config import TrainConfig
@@ -123,8 +123,8 @@ class Quickstart:
             seconds = seconds_per_step(config)
             available = (self.training_seconds() - (time.monotonic() - began)) * (1 - OVERHEAD)
             steps = max(FEWEST, int(available / seconds / ROUNDING) * ROUNDING)
-            if self.budget == DEFAULT_BUDGET:
-                # The same run on every machine that is fast enough; a slower one trains for less.
+            if self.budget <= DEFAULT_BUDGET:
+                # The same run on every machine that is fast enough; a slower one, or a smaller budget, trains for less.
                 steps = min(steps, config.steps)
             self.journal.notes |= {"steps": steps, "seconds_per_step": round(seconds, 4)}
             self.journal.write()
@@ -174,9 +174,8 @@ def run(arguments: argparse.Namespace) -> int:
         return stopped.status
     finally:
         signal.signal(signal.SIGTERM, before)
-    console = Console(highlight=False)
-    console.print(score_table(json.loads((arguments.out / "evaluation" / "summary.json").read_text())))
-    console.print(f"\n{duration(sum(quickstart.journal.seconds.values()))} in all; see {arguments.out / 'report.html'}")
+    print_scores(json.loads((arguments.out / "evaluation" / "summary.json").read_text()))
+    print(f"\n{duration(sum(quickstart.journal.seconds.values()))} in all; see {arguments.out / 'report.html'}")
     return 0
 
 

@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from gato.evaluation.report_charts import number
+
+PIPED_WIDTH = 120  # of a line where no terminal says how wide it is
+
+
+def print_scores(summary: Mapping[str, Any]) -> None:
+    """Prints the table of `score_table`."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=PIPED_WIDTH)
+    console.print(score_table(summary))
 
 
 def score_table(summary: Mapping[str, Any]) -> Table:

@@ -4,6 +4,11 @@ The command line prints such an error in one line and exits with status 2; anyth
 traceback. Messages name the place (file, field, episode), the value that was found and the way out.
 """
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class GatoError(Exception):
     """A mistake that the user can mend: the message says where, what was found, and what to do."""
@@ -15,3 +20,13 @@ class SpecError(GatoError):
 
 class VocabularyError(GatoError):
     """A value cannot be held by the vocabulary, or two vocabularies differ."""
+
+
+def suggest(name: str, known: Iterable[str], otherwise: Iterable[str] | None = None) -> str:
+    """The way out of a wrong name: the nearest known names, or some of all names (`otherwise`, if those are others)."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=2)
+    if near:
+        return f"did you mean {' or '.join(map(repr, near))}?"
+    shown = sorted(known if otherwise is None else otherwise)
+    return f"known: {', '.join(shown[:20]) or 'none'}{' and more' if len(shown) > 20 else ''}"

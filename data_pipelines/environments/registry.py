@@ -10,12 +10,12 @@ and ``get_task("my-robots/stack-cups")`` finds it.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from importlib import metadata
 from typing import Any
 
 from gato.data_pipelines.environments.base import DocumentSource, MissingSuiteError, Task, UnknownTaskError
+from gato.tokenizers.errors import suggest
 
 ENTRY_POINTS = "gato.tasks"
 _PACKAGE = "gato.data_pipelines.environments"
@@ -47,12 +47,12 @@ def get_task(name: str) -> Task:
     suite = name.partition("/")[0]
     offered = _suites()
     if suite not in offered:
-        raise UnknownTaskError(f"unknown suite {suite!r} in task {name!r}; {_suggest(name, list_tasks(), offered)}")
+        raise UnknownTaskError(f"unknown suite {suite!r} in task {name!r}; {suggest(name, list_tasks(), offered)}")
     module = _load(offered[suite])
     names = module.task_names()
     if name not in names:
         own = [other for other in names if other.startswith(f"{suite}/")]
-        raise UnknownTaskError(f"unknown task {name!r}; {_suggest(name, own, own)}")
+        raise UnknownTaskError(f"unknown task {name!r}; {suggest(name, own)}")
     return module.make_task(name)
 
 
@@ -63,7 +63,7 @@ def get_source(name: str) -> Task | DocumentSource:
         loaded = importlib.import_module(f"gato.data_pipelines.sources.{module}")
         return DocumentSource(name, getattr(loaded, spec), getattr(loaded, episodes))
     if name.partition("/")[0] in {document.partition("/")[0] for document in DOCUMENTS}:
-        raise UnknownTaskError(f"unknown documents {name!r}; {_suggest(name, list(DOCUMENTS), DOCUMENTS)}")
+        raise UnknownTaskError(f"unknown documents {name!r}; {suggest(name, DOCUMENTS)}")
     return get_task(name)
 
 
@@ -86,11 +86,3 @@ def _suites() -> dict[str, Any]:
 
 def _load(suite: Any) -> Any:
     return importlib.import_module(suite) if isinstance(suite, str) else suite.load()
-
-
-def _suggest(name: str, candidates: list[str], otherwise: Any) -> str:
-    near = difflib.get_close_matches(name, candidates, n=3, cutoff=0.5)
-    if near:
-        return f"did you mean {' or '.join(repr(other) for other in near)}?"
-    shown = sorted(otherwise)
-    return f"there are {', '.join(shown[:20])}{' and more' if len(shown) > 20 else ''}"

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from gato.data_pipelines.environments.registry import get_task
+from gato.data_pipelines.progress import progress as show_progress
+from gato.data_pipelines.worker_process import start_worker
 from gato.evaluation.demonstrations import EvaluationError, run_directory
 from gato.evaluation.jobs import Job, Line, PlayJob, Written, plan_jobs, run_job, worker_agent
 from gato.evaluation.report_pictures import png_uri, write_gif
@@ -58,7 +59,7 @@ def evaluate(
       out: where the results go; None: ``<run>/evaluation``.
       documents: pictures to caption or to answer questions about, of each such source.
       processes: that play; None: one for each core, at most one for each job.
-      progress: whether to draw a progress bar.
+      progress: whether to show it on stderr.
 
     Returns:
       What ``summary.json`` holds.
@@ -66,6 +67,8 @@ def evaluate(
     Raises:
       CheckpointError, AgentError, EvaluationError, StoreError, MissingSuiteError: see there.
     """
+    if episodes < 1:
+        raise EvaluationError(f"episodes must be at least 1, got {episodes}")
     started = time.monotonic()
     enable_compilation_cache()
     checkpoint, run = find_checkpoint(run_dir), run_directory(Path(run_dir).absolute())
@@ -80,7 +83,11 @@ def evaluate(
         raise EvaluationError(f"{run}: nothing to play or to caption among {', '.join(chosen) or 'its sources'}")
     results: list[tuple[Job, Any]] = []
     total = sum(job.episodes * len(job.lines) for job in jobs)
-    with _bar(progress, total) as advance:
+    with show_progress(total, "evaluating", progress) as show:
+
+        def advance(count: int) -> None:
+            show(count, "evaluating")
+
         for job, result in _run(jobs, min(processes, len(jobs)), checkpoint, run, seed, advance):
             results.append((job, result))
     folder = Path(out) if out is not None else run / "evaluation"
@@ -112,7 +119,7 @@ def _run(
                 yield waiting.pop(future), future.result()
     except concurrent.futures.process.BrokenProcessPool as error:
         raise EvaluationError(
-            "a process of the evaluation died, most often for want of memory; run it again with fewer processes"
+            "a process of the evaluation died, most often for want of memory; run it again with a smaller --processes"
         ) from error
     finally:
         executor.shutdown(cancel_futures=True)
@@ -121,20 +128,13 @@ def _run(
 def _start(channel: Any) -> None:
     global _channel
     _channel = channel
+    start_worker()
     enable_compilation_cache()
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_ONE_THREAD}".strip()
 
 
 def _work(job: Job, checkpoint: Path, run: Path, seed: int) -> Any:
     return run_job(job, checkpoint, run, seed, _channel.put)
-
-
-@contextlib.contextmanager
-def _bar(visible: bool, total: int) -> Iterator[Callable[[int], None]]:
-    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not visible) as bar:
-        task = bar.add_task("evaluating", total=total)
-        yield lambda count: bar.advance(task, count)
 
 
 def _summary(results: Sequence[tuple[Job, Any]], sources: Sequence[str], seed: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from gato.recipes.recipe import get_recipe
 from gato.tokenizers.sequence import SequenceTokenizer
 from gato.tokenizers.text import TextTokenizer
 from gato.training.checkpoint import load_meta
-from gato.training.config import TrainConfig
+from gato.training.run_directory import read_config
 
 TIMESTEPS = 2
 
@@ -24,7 +24,7 @@ def write_token_samples(run: Path) -> Path:
     Raises:
       CheckpointError: the run has no checkpoint yet. StoreError: a store of the run is not there any more.
     """
-    config = TrainConfig.from_json(json.loads((run / "config.json").read_text()))
+    config = read_config(run)
     meta, recipe = load_meta(run), get_recipe(config.recipe)
     text = TextTokenizer(meta.text_model)
     tokenizer = SequenceTokenizer(meta.vocabulary, text, meta.layout, meta.model.local_positions)

@@ -13,7 +13,6 @@ its `Conditioning`; nothing here knows a recipe.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from gato.inference.memory import Memory
 from gato.inference.observations import split_actions, stack_observations
 from gato.model.cache import Cache, init_cache
 from gato.recipes.recipe import Conditioning, get_recipe
-from gato.tokenizers.errors import GatoError, SpecError
+from gato.tokenizers.errors import GatoError, SpecError, suggest
 from gato.tokenizers.sequence import SequenceTokenizer
 from gato.tokenizers.spec import EpisodeSpec
 from gato.tokenizers.text import TextTokenizer
@@ -59,6 +58,11 @@ class _Session:
     targets: list[float | None]
     derived: list[dict[str, float]]
     patch_capacity: int = 0
+
+
+def _memory_of(source: SourceMeta) -> tuple[Any, ...]:
+    """What environments of one batch must share."""
+    return source.spec, source.window_timesteps, source.prompt_timesteps
 
 
 class Agent:
@@ -95,10 +99,9 @@ class Agent:
         for known, source in self.meta.sources.items():
             if source.task == name:
                 return known, source
-        near = difflib.get_close_matches(name, self.meta.sources, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(sorted(self.meta.sources)) or 'none'}"
         raise AgentError(
-            f"source {name!r} is not in this checkpoint; {hint} A new embodiment is given by reset(spec=...)"
+            f"source {name!r} is not in this checkpoint; {suggest(name, self.meta.sources)} "
+            "(a new embodiment is given by reset(spec=...))"
         )
 
     def reset(
@@ -143,8 +146,10 @@ class Agent:
         spec = spec or metas[0].spec
         first = metas[0] if metas else SourceMeta(spec)
         for name, meta in zip(sources or (), metas, strict=True):
-            if (meta.spec, meta.window_timesteps) != (first.spec, first.window_timesteps):
-                raise AgentError(f"reset: {name!r} has another spec or window than the first source: use another batch")
+            if _memory_of(meta) != _memory_of(first):
+                raise AgentError(
+                    f"reset: {name!r} and the first source differ in spec, window or prompt length: use two batches"
+                )
         if spec.kind != "control" or not spec.actions:
             raise AgentError(f"source {source or 'of this spec'!r} has no actions; text is written by `generate`")
         layout = self.meta.layout

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from gato.tokenizers.errors import GatoError
+from gato.tokenizers.errors import GatoError, suggest
 
 
 class ModelError(GatoError):
@@ -145,6 +144,4 @@ def _check_names(cls: type, names: Mapping[str, Any], where: str) -> None:
     known = [field.name for field in dataclasses.fields(cls)]
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"fields are {', '.join(known)}"
-            raise ModelError(f"{where}: unknown field {name!r}; {hint}")
+            raise ModelError(f"{where}: unknown field {name!r}; {suggest(name, known)}")

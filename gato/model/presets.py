@@ -10,13 +10,13 @@ gato_1_2b    2048      24      16 x 128    8192     1.18 B   the paper's main mo
 
 from __future__ import annotations
 
-import difflib
 import math
 from typing import Any
 
 import jax
 
 from gato.model.config import ModelConfig, ModelError, PatchConfig
+from gato.tokenizers.errors import suggest
 from gato.tokenizers.vocabulary import Vocabulary
 
 _SMALL_PATCH = PatchConfig(width=64, kernel=4, stride=4)
@@ -57,9 +57,7 @@ def preset(name: str, vocabulary: Vocabulary | None = None, **overrides: Any) ->
     Raises `ModelError` with a suggestion for an unknown name or field.
     """
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"presets are {', '.join(PRESETS)}"
-        raise ModelError(f"unknown preset {name!r}; {hint}")
+        raise ModelError(f"unknown preset {name!r}; {suggest(name, PRESETS)}")
     if vocabulary is not None:
         table = {
             "vocabulary_size": vocabulary.table_size,

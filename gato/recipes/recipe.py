@@ -11,7 +11,6 @@ A package of the user's own adds a recipe with an entry point in the group ``gat
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -20,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gato.data_pipelines.episode import Episode
-from gato.tokenizers.errors import GatoError
+from gato.tokenizers.errors import GatoError, suggest
 from gato.tokenizers.layout import Layout
 
 ENTRY_POINTS = "gato.recipes"
@@ -54,7 +53,7 @@ class Unconditioned:
 
 @dataclasses.dataclass(frozen=True)
 class Decoding:
-    """How tokens are sampled (GATO_SPEC section 6): temperatures; 0 is greedy."""
+    """How tokens are sampled: temperatures; 0 is greedy. The paper is silent."""
 
     control_temperature: float = 1.0
     text_temperature: float = 0.9
@@ -122,7 +121,4 @@ def get_recipe(name: str) -> Recipe:
                     f"entry point {point.value!r} of recipe {name!r} is a {type(recipe).__name__}, no Recipe"
                 )
             return recipe
-    known = list_recipes()
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise RecipeError(f"unknown recipe {name!r}{hint} Known: {', '.join(known)}")
+    raise RecipeError(f"unknown recipe {name!r}; {suggest(name, list_recipes())}")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 from collections.abc import Mapping
 from typing import Any
 
 from gato.data_pipelines.mixture import SourceConfig
 from gato.model.config import ModelConfig
-from gato.tokenizers.errors import GatoError
+from gato.tokenizers.errors import GatoError, suggest
 from gato.tokenizers.vocabulary import Vocabulary
 from gato.training.optimizer import OptimizerConfig
 
@@ -136,9 +135,7 @@ def _build(cls: type, data: Any, where: str) -> Any:
     known = [field.name for field in dataclasses.fields(cls)]
     for name in data:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"fields are {', '.join(known)}"
-            raise ConfigError(f"unknown field {f'{where}.{name}'.lstrip('.')!r}; {hint}")
+            raise ConfigError(f"unknown field {f'{where}.{name}'.lstrip('.')!r}; {suggest(name, known)}")
     return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
 
 

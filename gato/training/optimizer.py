@@ -1,4 +1,4 @@
-"""AdamW with warm-up and cosine decay, at the numbers of GATO_SPEC section 5 (paper, appendix C).
+"""AdamW with warm-up and cosine decay, at the paper's numbers (Reed et al. 2022, appendix C).
 
 Weight decay falls on the kernels of linear and convolution layers only. Not on the embedding table: it is tied with
 the head, and the rows of rare tokens, which get little gradient, would shrink towards zero by the decay alone; nor on

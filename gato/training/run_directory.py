@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ PARAMETERS_FILE = "parameters.txt"
 # Fields that change what is written and how fast, never a number of the run: they may differ on resume.
 _FREE = ("log_every", "checkpoint_every", "keep", "validation_every", "validation_batches", "loader_threads", "mesh")
 
-# Nor where the data lies: the loader checks that it is the same data.
-_STORE = re.compile(r"sources\[\d+\]\.path")
+# Nor where the data and the text tokenizer lie: their contents are compared on resume.
+_PLACES = re.compile(r"sources\[\d+\]\.path|text_model")
 
 
 def prepare(run_dir: Path, config: TrainConfig) -> None:
@@ -29,12 +29,9 @@ def prepare(run_dir: Path, config: TrainConfig) -> None:
       ConfigError: the directory holds a run of another configuration; the message lists every difference.
     """
     path = run_dir / CONFIG_FILE
-    new = config.to_json()
+    new = _with_places(config.to_json(), lambda place: _portable(place, run_dir))
     if path.exists():
-        try:
-            old = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{path}: not JSON ({error}); give another run directory") from error
+        old = _read(path)
         differences = config_differences(old, new)
         if differences:
             lines = "\n  ".join(differences)
@@ -48,6 +45,35 @@ def prepare(run_dir: Path, config: TrainConfig) -> None:
     os.replace(temporary, path)
 
 
+def read_config(run_dir: Path) -> TrainConfig:
+    """The configuration of a run, its paths absolute. Raises `ConfigError` if the file is damaged."""
+    data = _read(run_dir / CONFIG_FILE)
+    return TrainConfig.from_json(_with_places(data, lambda place: os.path.normpath(run_dir.absolute() / place)))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: not JSON ({error}); restore the file that training wrote") from error
+
+
+def _portable(place: str, run_dir: Path) -> str:
+    """What lies in the run directory is named from there, so that the directory can be moved; the rest absolutely."""
+    absolute, folder = Path(place).absolute(), run_dir.absolute()
+    return str(absolute.relative_to(folder) if absolute.is_relative_to(folder) else absolute)
+
+
+def _with_places(data: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """The configuration with every path changed."""
+    text_model = data.get("text_model")
+    return {
+        **data,
+        "sources": [{**source, "path": change(source["path"])} for source in data["sources"]],
+        "text_model": None if text_model is None else change(text_model),
+    }
+
+
 def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """``path: old -> new`` for every field that decides the numbers of a run and differs."""
     before, after = dict(_leaves(old)), dict(_leaves(new))
@@ -55,7 +81,7 @@ def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[s
     for path in sorted({*before, *after}):
         if (
             path.split(".")[0] not in _FREE
-            and not _STORE.fullmatch(path)
+            and not _PLACES.fullmatch(path)
             and before.get(path, "(absent)") != after.get(path, "(absent)")
         ):
             differences.append(f"{path}: {before.get(path, '(absent)')} -> {after.get(path, '(absent)')}")
