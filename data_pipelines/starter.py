@@ -11,7 +11,7 @@ from gato.data_pipelines.environments.registry import DOCUMENTS
 
 # DM Control's experts reach their goal early and hold it, so short episodes from many starts teach more than long ones.
 STARTER: tuple[CollectPlan, ...] = (
-    CollectPlan("atari/breakout", episodes=24, seconds=20),
+    CollectPlan("atari/breakout", episodes=160, seconds=85),
     *(CollectPlan(f"metaworld/{name}", episodes=80, seconds=5.5) for name in metaworld.STARTER),
     CollectPlan("babyai/PickupLoc", episodes=8000, seconds=32),
     CollectPlan("babyai/OpenDoor", episodes=500, seconds=2),

@@ -23,10 +23,10 @@ class VocabularyError(GatoError):
 
 
 def suggest(name: str, known: Iterable[str], otherwise: Iterable[str] | None = None) -> str:
-    """The way out of a wrong name: the nearest known names, or some of all names (`otherwise`, if those are others)."""
+    """The way out of a wrong name: the nearest known one, else what there is (`otherwise`, if that is something else)."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=2)
+    near = difflib.get_close_matches(name, known, n=1)
     if near:
-        return f"did you mean {' or '.join(map(repr, near))}?"
+        return f"did you mean {near[0]!r}?"
     shown = sorted(known if otherwise is None else otherwise)
     return f"known: {', '.join(shown[:20]) or 'none'}{' and more' if len(shown) > 20 else ''}"

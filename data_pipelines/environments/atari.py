@@ -1,7 +1,7 @@
 """Atari Breakout (ale-py) as the v5 environments set it up: frame skip 4, sticky actions 0.25, minimal action set.
 
 One observation holds what a player must see to tell where the ball is going: the greyscale pictures of the last three
-decisions, as the three channels of one image (newest first). Only the field is shown, without walls and score, at 80x64
+decisions, as the three channels of one image (newest first). Only the field is shown, without walls and score, at 64x48
 pixels. The ball (2x4 pixels of the console) would be one or two faint pixels there, so pictures are drawn brighter and
 bolder: networks learn from that with visibly fewer frames.
 """
@@ -21,7 +21,7 @@ from gato.tokenizers.spec import EpisodeSpec, LeafSpec
 if TYPE_CHECKING:
     import ale_py
 
-HEIGHT, WIDTH = 80, 64
+HEIGHT, WIDTH = 64, 48
 ACTIONS = ("NOOP", "FIRE", "RIGHT", "LEFT")  # ALE's minimal action set for Breakout, in its order.
 MAX_STEPS = 2000  # Decisions; five lives of a good player end at about 1,200.
 _FRAME_SKIP, _STICKY = 4, 0.25
@@ -81,7 +81,7 @@ class BreakoutEnvironment:
         pass
 
     def _picture(self) -> np.ndarray:
-        """Uint8 [80, 64]: means of the areas covered, then bright pixels spread to their neighbours."""
+        """Uint8 [64, 48]: means of the areas covered, then bright pixels spread to their neighbours."""
         screen = Image.fromarray(self._console.getScreenGrayscale())
         small = screen.resize((WIDTH, HEIGHT), Image.Resampling.BOX, box=_FIELD).point(_STRETCH)
         return np.asarray(small.filter(ImageFilter.MaxFilter(3)))

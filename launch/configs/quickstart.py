@@ -23,9 +23,9 @@ WEIGHTS = {
     "metaworld": 0.12,
     "babyai/PickupLoc": 0.26,
     "babyai": 0.10,
-    "dm_control": 0.09,
-    "sokoban": 0.17,
-    "atari": 0.16,
+    "dm_control": 0.08,
+    "sokoban": 0.15,
+    "atari": 0.19,
     "captions": 0.05,
     "questions": 0.03,
     "text": 0.02,
@@ -47,7 +47,7 @@ def get_config(run: str = "runs/quickstart") -> ConfigDict:
     config.loss_weights = {"text": 0.1}
     config.batch_size = 32
     config.length = 128
-    config.steps = 3_300
+    config.steps = 3_500
     config.optimizer.update(
         {"learning_rate": 2e-3, "initial_learning_rate": 0.0, "warmup_steps": 100, "decay_steps": None}
     )

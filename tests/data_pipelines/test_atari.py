@@ -33,7 +33,7 @@ def play(environment, seed, actions):
 
 def test_channels_are_the_last_three_pictures(environment):
     images = play(environment, 3, [FIRE, *[RIGHT] * 8])
-    assert images.shape == (10, 80, 64, 3)
+    assert images.shape == (10, 64, 48, 3)
     assert images.dtype == np.uint8
     assert (images[0] == images[0][:, :, :1]).all()
     np.testing.assert_array_equal(images[1:, :, :, 1], images[:-1, :, :, 0])

@@ -40,14 +40,14 @@ def test_the_vocabulary_decides_the_table():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: preset("gato_97m"), "did you mean gato_79m"),
-        (lambda: preset("tiny", layer=3), "did you mean layers"),
+        (lambda: preset("gato_97m"), "did you mean 'gato_79m'"),
+        (lambda: preset("tiny", layer=3), "did you mean 'layers'"),
         (lambda: preset("tiny", width=33), "width must be even"),
         (lambda: preset("tiny", position="alibi"), "transformer_xl, rope"),
         (lambda: preset("tiny", dropout=1.0), "probability"),
         (lambda: preset("tiny", vocabulary_size=1_024), "ends before the continuous bins"),
         (lambda: ModelConfig.from_json({"width": 8}), "missing layers, heads"),
-        (lambda: ModelConfig.from_json({"patch": {"widht": 3}}), "did you mean width"),
+        (lambda: ModelConfig.from_json({"patch": {"widht": 3}}), "did you mean 'width'"),
     ],
 )
 def test_mistakes_are_named(call, message):
