@@ -23,7 +23,7 @@ class VocabularyError(GatoError):
 
 
 def suggest(name: str, known: Iterable[str], otherwise: Iterable[str] | None = None) -> str:
-    """The way out of a wrong name: the nearest known one, else what there is (`otherwise`, if that is something else)."""
+    """The way out of a wrong name: the nearest known one, else what there is (`otherwise`, if that is another list)."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1)
     if near:
