@@ -1,9 +1,9 @@
 """Atari Breakout (ale-py) as the v5 environments set it up: frame skip 4, sticky actions 0.25, minimal action set.
 
 One observation holds what a player must see to tell where the ball is going: the greyscale pictures of the last three
-decisions, as the three channels of one image (newest first). Only the field is shown, without walls and score, at 64x48
-pixels. The ball (2x4 pixels of the console) would be one or two faint pixels there, so pictures are drawn brighter and
-bolder: networks learn from that with visibly fewer frames.
+decisions, as the three channels of one image (newest first). Only the field is shown, without walls and score, at 32x48
+pixels: a timestep has 6 patches, and ball and paddle often share one. A pixel is the brightest of the 5x3 that it stands
+for, because the ball (2x4 pixels of the console) would be a faint shade of their mean.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageFilter
 
 from gato.data_pipelines.environments.base import Action, Observation, Task, UnknownTaskError, import_package
 from gato.data_pipelines.environments.references import reference_scores
@@ -21,13 +20,14 @@ from gato.tokenizers.spec import EpisodeSpec, LeafSpec
 if TYPE_CHECKING:
     import ale_py
 
-HEIGHT, WIDTH = 64, 48
+HEIGHT, WIDTH = 32, 48
 ACTIONS = ("NOOP", "FIRE", "RIGHT", "LEFT")  # ALE's minimal action set for Breakout, in its order.
 MAX_STEPS = 2000  # Decisions; five lives of a good player end at about 1,200.
 _FRAME_SKIP, _STICKY = 4, 0.25
-_FIELD = (8, 34, 152, 194)  # Left, top, right, bottom on the console's 160x210 screen.
+_TOP, _LEFT = 34, 8  # Corner of the field on the console's 210x160 screen.
+_CELL = (5, 3)  # The console's pixels, rows and columns, under one of ours.
 _BRIGHTEST = 148  # Of the greys that this game draws; stretched to 255, for the ball is dark (110) and thin.
-_STRETCH = [min(255, 255 * grey // _BRIGHTEST) for grey in range(256)]
+_STRETCH = np.minimum(255, 255 * np.arange(256) // _BRIGHTEST).astype(np.uint8)
 
 
 class BreakoutEnvironment:
@@ -81,10 +81,9 @@ class BreakoutEnvironment:
         pass
 
     def _picture(self) -> np.ndarray:
-        """Uint8 [64, 48]: means of the areas covered, then bright pixels spread to their neighbours."""
-        screen = Image.fromarray(self._console.getScreenGrayscale())
-        small = screen.resize((WIDTH, HEIGHT), Image.Resampling.BOX, box=_FIELD).point(_STRETCH)
-        return np.asarray(small.filter(ImageFilter.MaxFilter(3)))
+        """Uint8 [32, 48]: the brightest pixel of each cell."""
+        field = self._console.getScreenGrayscale()[_TOP : _TOP + HEIGHT * _CELL[0], _LEFT : _LEFT + WIDTH * _CELL[1]]
+        return _STRETCH[field.reshape(HEIGHT, _CELL[0], WIDTH, _CELL[1]).max(axis=(1, 3))]
 
     def _observation(self) -> Observation:
         return {"image": np.zeros_like(self._image) if self._blank else self._image}

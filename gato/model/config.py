@@ -21,12 +21,14 @@ class PatchConfig:
       width: channels of the stem and of the block.
       kernel, stride: of the stem convolution. Gato's presets keep the full 16 x 16 grid (3, 1); the small presets cut
         the patch into tiles of 4 x 4 pixels (4, 4), which costs 16 times less.
-      groups: of both GroupNorms.
+      pool: side of the grid that mean pooling leaves; 4 keeps every tile of the small presets where it is.
+      groups: of all GroupNorms.
     """
 
     width: int = 128
     kernel: int = 3
     stride: int = 1
+    pool: int = 2
     groups: int = 32
 
     def __post_init__(self) -> None:
@@ -36,6 +38,8 @@ class PatchConfig:
             raise ModelError(
                 f"patch.stride {self.stride} must be 1, 2, 4 or 8: it divides 16 and leaves at least a 2 x 2 grid"
             )
+        if self.pool < 1 or 16 // self.stride % self.pool:
+            raise ModelError(f"patch.pool {self.pool} must divide the {16 // self.stride} tiles a side")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,9 +12,11 @@ _he = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class PatchEncoder(nn.Module):
-    """Stem convolution, one pre-activation (v2) block of two 3 x 3 convolutions, mean pooling to 2 x 2, linear.
+    """Stem convolution, one pre-activation (v2) block of two 3 x 3 convolutions, norm, GELU, mean pooling, linear.
 
-    GroupNorm with 32 groups and GELU are the paper's; the widths, the stem and the pooling are ours (it names none).
+    GroupNorm with 32 groups and GELU are the paper's; the widths, the stem and what follows the block are ours (it
+    names none). Pre-activation networks end with a norm and an activation (He et al. 2016, "Identity Mappings"):
+    without them a small bright thing, the ball of a game, hardly changes a patch's vector.
     """
 
     config: ModelConfig
@@ -30,9 +32,9 @@ class PatchEncoder(nn.Module):
         )
         y = self._conv("conv_0", 3, 1, _he)(nn.gelu(self._norm("norm_0")(x)))
         y = self._conv("conv_1", 3, 1, _he)(nn.gelu(self._norm("norm_1")(y)))
-        x = x + y
-        side = x.shape[1] // 2
-        x = x.reshape(-1, 2, side, 2, side, patch.width).mean(axis=(2, 4)).reshape(-1, 4 * patch.width)
+        x = nn.gelu(self._norm("norm_2")(x + y))
+        pool, side = patch.pool, x.shape[1] // patch.pool
+        x = x.reshape(-1, pool, side, pool, side, patch.width).mean(axis=(2, 4)).reshape(-1, pool**2 * patch.width)
         kernel = nn.with_logical_partitioning(nn.initializers.lecun_normal(), ("channels", "embed"))
         return nn.Dense(self.config.width, use_bias=False, dtype=dtype, kernel_init=kernel, name="project")(x)
 

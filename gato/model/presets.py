@@ -19,7 +19,7 @@ from gato.model.config import ModelConfig, ModelError, PatchConfig
 from gato.tokenizers.errors import suggest
 from gato.tokenizers.vocabulary import Vocabulary
 
-_SMALL_PATCH = PatchConfig(width=64, kernel=4, stride=4)
+_SMALL_PATCH = PatchConfig(width=64, kernel=4, stride=4, pool=4)
 
 PRESETS: dict[str, ModelConfig] = {
     "tiny": ModelConfig(
