@@ -2,8 +2,8 @@
 
 One observation holds what a player must see to tell where the ball is going: the greyscale pictures of the last three
 decisions, as the three channels of one image (newest first). Only the field is shown, without walls and score, at 32x48
-pixels: a timestep has 6 patches, and ball and paddle often share one. A pixel is the brightest of the 5x3 that it stands
-for, because the ball (2x4 pixels of the console) would be a faint shade of their mean.
+pixels: a timestep has 6 patches, and ball and paddle often share one. A pixel is the brightest of the 5x3 that it
+stands for, because the ball (2x4 pixels of the console) would be a faint shade of their mean.
 """
 
 from __future__ import annotations

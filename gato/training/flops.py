@@ -64,9 +64,9 @@ def train_flops(config: ModelConfig, rows: int, length: int, targets: int, patch
 
 
 def _patch_flops(config: ModelConfig) -> int:
-    """One patch: stem convolution, one block of two 3x3 convolutions, mean pooling to 2x2, a linear layer to D."""
+    """One patch: stem convolution, one block of two 3x3 convolutions, mean pooling, a linear layer to D."""
     patch = config.patch
     side = 16 // patch.stride
     stem = side**2 * patch.kernel**2 * 3 * patch.width
     block = 2 * side**2 * 9 * patch.width**2
-    return 2 * (stem + block + 4 * patch.width * config.width)
+    return 2 * (stem + block + patch.pool**2 * patch.width * config.width)

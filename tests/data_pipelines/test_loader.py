@@ -1,5 +1,6 @@
 """Batches: what stands in them, and that threads, hosts, resuming and caching change nothing."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -309,3 +310,22 @@ def test_every_document_of_a_text_source_is_seen(stores):
     assert seen <= train
     everything, _ = loader.rows.segments(0, loader.rows.rows_per_block)
     assert set(everything[:, EPISODE].tolist()) == train
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
+def test_a_source_s_loss_weight_multiplies_its_targets_and_nothing_else(stores, cache_bytes):
+    plain = Loader(configs(stores), make_tokenizer(), ROWS, LENGTH, 0, threads=0, cache_bytes=cache_bytes)
+    weights = {"vectors": 1.0, "missions": 2.5}
+    heavier = [
+        dataclasses.replace(c, loss_weight=weights.get(name, 1.0))
+        for c, name in zip(configs(stores), stores, strict=True)
+    ]
+    weighed = Loader(heavier, make_tokenizer(), ROWS, LENGTH, 0, threads=0, cache_bytes=cache_bytes)
+    number = [source.name for source in plain.sources].index("missions")
+    one, other = plain.batch(0), weighed.batch(0)
+    factor = np.where(one["target_source"] == number, np.float32(2.5), np.float32(1))
+    assert (factor > 1).any()
+    np.testing.assert_allclose(other["target_weight"], one["target_weight"] * factor, rtol=1e-6)
+    same(*({k: v for k, v in batch.items() if "weight" not in k} for batch in (one, other)))
+    with pytest.raises(MixtureError, match="loss_weight=0"):
+        Loader(configs(stores, loss_weight=0), make_tokenizer(), ROWS, LENGTH, 0, threads=0)

@@ -49,6 +49,9 @@ def test_help_does_not_import_the_heavy_packages() -> None:
         (["train", "--out", "x"], "--config"),
         (["quickstart", "--config.seed=1"], "only gato train takes overrides"),
         (["report", "nowhere"], "no run here"),
+        (["evaluate", "x", "--episodes", "0"], "'0' is no whole number >= 1"),
+        (["collect", "--processes", "0", "--out", "x"], "'0' is no whole number >= 1"),
+        (["train", "--config", "x.py", "--out"], "--out"),
         (["train", "--config=gato_97m", "--out", "x"], "did you mean 'gato_79m'?"),
     ],
 )
@@ -122,3 +125,17 @@ def test_help_is_quick() -> None:
     began = time.perf_counter()
     subprocess.run([sys.executable, "-m", "gato.launch.cli", "--help"], capture_output=True, check=True)
     assert time.perf_counter() - began < 0.3
+
+
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_a_file_where_a_directory_is_wanted(
+    out: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("minigrid")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    assert cli.main(["collect", "babyai/GoToLocal", "--episodes", "1", "--processes", "1", "--out", out]) == 2
+    error = capsys.readouterr().err
+    assert "file" in error.splitlines()[-1]
+    assert "Traceback" not in error
+    assert (tmp_path / "file").read_text() == "mine"

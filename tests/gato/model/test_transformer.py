@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gato.model import relative
+from gato.model.blocks import Attention, Context
 from gato.model.layers import stack_layers, unstack_layers
 from gato.model.presets import preset
 from gato.model.transformer import GatoModel, abstract_params, init_params
@@ -192,3 +194,29 @@ def test_rows_without_patches(make_batch):
     absent = run(config, params, {name: value for name, value in batch.items() if "patch" not in name})
     np.testing.assert_allclose(some, none, atol=1e-5)
     np.testing.assert_allclose(some, absent, atol=1e-5)
+
+
+def test_each_transformer_xl_bias_goes_to_its_own_term(make_batch):
+    """u belongs to the content, v to the position (Dai et al. 2019, section 3.3); against a plain reference."""
+    config = preset("tiny", layers=1, position="transformer_xl")
+    batch, rng = make_batch(config), np.random.default_rng(3)
+    params = init_params(config, jax.random.key(0))
+    weights = params["params"]["last_block"]["attention"]
+    for name in ("u", "v"):
+        weights[name] = jnp.asarray(rng.normal(size=weights[name].shape), jnp.float32)
+    x_BLD = rng.normal(size=(2, 24, config.width)).astype(np.float32)
+    context = Context(jnp.asarray(batch["positions"]), segments_BL=jnp.asarray(batch["segment_ids"]))
+    got, _ = Attention(config, None).apply({"params": weights}, x_BLD, None, jnp.int32(0), context, None)
+    w = {name: np.asarray(value) for name, value in weights.items()}
+    q, k, value = (np.einsum("bld,dhk->bhlk", x_BLD, w[name]) for name in ("query", "key", "value"))
+    r_HMK = np.einsum("md,dhk->hmk", np.asarray(relative.sinusoids(24, config.width)), w["relative"])
+    distance = np.arange(24)[:, None] - np.arange(24)
+    position_BHLM = np.einsum("bhlk,hlmk->bhlm", q + w["v"][:, None], r_HMK[:, np.maximum(distance, 0)])
+    scores = (np.einsum("bhlk,bhmk->bhlm", q + w["u"][:, None], k) + position_BHLM) / np.sqrt(config.head_dim)
+    segments = batch["segment_ids"]
+    seen = (segments[:, None, :, None] == segments[:, None, None, :]) & (distance >= 0)
+    scores = np.where(seen, scores, -np.inf)
+    attention = np.exp(scores - scores.max(-1, keepdims=True))
+    attention /= attention.sum(-1, keepdims=True)
+    want = np.einsum("bhlm,bhmk,hkd->bld", attention, value, w["out"])
+    np.testing.assert_allclose(got, want, atol=1e-4)

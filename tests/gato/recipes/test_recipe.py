@@ -1,7 +1,5 @@
 """Finding recipes, and what Gato's own says."""
 
-import importlib.metadata
-
 import numpy as np
 import pytest
 
@@ -49,5 +47,16 @@ def test_entry_point_of_another_package(monkeypatch):
         get_recipe("mine")
 
 
-def test_installed_entry_points_are_asked():
-    assert recipe_module.entry_points is importlib.metadata.entry_points
+def test_a_recipe_of_an_installed_package(tmp_path, monkeypatch):
+    """A real distribution on the path, as pip would leave it."""
+    (tmp_path / "elsewhere.py").write_text(
+        "from gato.recipes.recipe import Recipe\nfrom gato.tokenizers.layout import Layout\n"
+        "THEIRS = Recipe('theirs', Layout())\n"
+    )
+    info = tmp_path / "elsewhere-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[gato.recipes]\ntheirs = elsewhere:THEIRS\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert get_recipe("theirs").name == "theirs"
+    assert "theirs" in list_recipes()

@@ -1,20 +1,25 @@
 """A run from its configuration to its directory: resuming, signals, divergence, and what is refused."""
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from gato.evaluation.demonstrations import open_demonstrations
 from gato.training import setup
 from gato.training.checkpoint import load_for_inference, saved_steps
 from gato.training.config import ConfigError, TrainConfig
 from gato.training.metrics import read_metrics
+from gato.training.run_directory import read_config
 from gato.training.trainer import DivergedError, train
 
 
@@ -54,7 +59,7 @@ def test_a_run_learns_and_leaves_its_directory(finished_run, train_config):
     assert saved_steps(finished_run) == [4, 8]
     validation = [line for line in read_metrics(finished_run / "metrics.jsonl") if "validation" in line]
     assert [line["step"] for line in validation] == [8]
-    written = TrainConfig.from_json(json.loads((finished_run / "config.json").read_text()))
+    written = read_config(finished_run)
     assert written == train_config.replace(validation_every=8, validation_batches=2)
     assert "embedding/table" in (finished_run / "parameters.txt").read_text()
     assert list((finished_run / "tensorboard").iterdir())
@@ -149,3 +154,28 @@ def test_return_conditioned_runs_through_the_same_trainer(train_config, tmp_path
     _, meta = load_for_inference(tmp_path)
     assert meta.layout.timestep[0] == "return_to_go"
     assert meta.sources["lamps"].statistics["target_return"] > 5
+
+
+def test_a_moved_run_directory_is_resumed_and_its_data_found(train_config, stores, tmp_path):
+    """What lies in the directory moves with it; nothing of the configuration names the old place."""
+    before, after = tmp_path / "before", tmp_path / "elsewhere" / "after"
+    for name in ("lamps", "rooms", "texts"):
+        shutil.copytree(stores[name], before / "data" / name)
+    shutil.copy(stores["text_model"], before / "text.model")
+
+    def config(run: Path) -> TrainConfig:
+        sources = tuple(
+            dataclasses.replace(source, path=str(run / "data" / Path(source.path).name))
+            for source in train_config.sources
+        )
+        return train_config.replace(sources=sources, text_model=str(run / "text.model"))
+
+    train(config(before), before)
+    after.parent.mkdir()
+    before.rename(after)
+    assert "before" not in (after / "config.json").read_text()
+    moved = read_config(after)
+    assert [Path(source.path) for source in moved.sources] == [after / "data" / n for n in ("lamps", "rooms", "texts")]
+    assert moved.text_model == str(after / "text.model")
+    assert set(open_demonstrations(after)) == {"lamps", "rooms", "texts"}
+    assert train(config(after), after).step == 8

@@ -1,0 +1,22 @@
+"""Progress where there is no terminal: plain lines, rarely."""
+
+from __future__ import annotations
+
+from gato.data_pipelines import progress as module
+from gato.data_pipelines.progress import progress
+
+
+def test_plain_lines_say_how_much_and_how_long(capsys, monkeypatch):
+    now = iter([0.0, 4.0, 10.0, 12.0, 30.0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(now))
+    with progress(40, "collecting") as advance:
+        for name in ("a", "b", "c", "d"):
+            advance(10, name)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["collecting   50%  0:10 left  b", "collecting  100%  0:00 left  d"]
+
+
+def test_nothing_is_shown_when_nobody_wants_it(capsys):
+    with progress(2, "collecting", shown=False) as advance:
+        advance(2, "a")
+    assert capsys.readouterr() == ("", "")
