@@ -20,19 +20,19 @@ from gato.launch.config import default_config
 # Share of the tokens, per suite (its sources share it equally) or per source. A task gets what it needs to be learned:
 # language-conditioned picking up takes many more timesteps than pressing a button.
 WEIGHTS = {
-    "metaworld": 0.13,
-    "babyai/PickupLoc": 0.26,
+    "metaworld": 0.12,
+    "babyai/PickupLoc": 0.33,
     "babyai": 0.10,
     "dm_control": 0.08,
-    "sokoban": 0.17,
-    "atari": 0.15,
+    "sokoban": 0.16,
+    "atari": 0.10,
     "captions": 0.06,
     "questions": 0.03,
     "text": 0.02,
 }
 # Factor on the loss: where one action follows 30 to 60 tokens of observation, it would drown among the targets of the
 # rest.
-LOSS_WEIGHTS = {"babyai": 4.0, "sokoban": 3.0, "atari": 1.5, "captions": 4.0, "questions": 4.0, "text": 2.0}
+LOSS_WEIGHTS = {"babyai": 4.0, "sokoban": 3.0, "captions": 4.0, "questions": 4.0, "text": 2.0}
 DOCUMENTS = ("captions", "questions", "text")
 
 
