@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from gato.tokenizers.layout import KINDS
 from gato.tokenizers.token_sequence import ACTION_POSITION, NO_POSITION, TokenSequence
 
 PATCH_SIZE = 16
@@ -27,14 +26,13 @@ class Piece:
 
     Attributes:
       rows: int32 [n], the row of each token, ascending.
-      ids, local_position, kinds, patch_index: [n], as in `TokenSequence`.
+      ids, local_position, patch_index: [n], as in `TokenSequence`.
       patches: uint8 [n_p, 16, 16, 3]; patch_intervals: int16 [n_p, 4].
     """
 
     rows: np.ndarray
     ids: np.ndarray
     local_position: np.ndarray
-    kinds: np.ndarray
     patch_index: np.ndarray
     patches: np.ndarray
     patch_intervals: np.ndarray
@@ -50,7 +48,6 @@ class Piece:
             rows,
             sequence.ids,
             sequence.local_position,
-            sequence.kinds,
             sequence.patch_index,
             sequence.patches,
             sequence.patch_intervals,
@@ -59,12 +56,12 @@ class Piece:
     @staticmethod
     def of_actions(ids: np.ndarray) -> Piece:
         """Action tokens ``ids`` [rows, n]."""
-        return _without_patches(ids, "action", ACTION_POSITION)
+        return _without_patches(ids, ACTION_POSITION)
 
     @staticmethod
     def of_text(ids: np.ndarray) -> Piece:
         """Text tokens ``ids`` [rows, n] of documents."""
-        return _without_patches(ids, "text", NO_POSITION)
+        return _without_patches(ids, NO_POSITION)
 
     def take(self, rows: np.ndarray) -> Piece:
         """Only the tokens of the rows chosen by the boolean mask ``rows`` [B], at their places."""
@@ -86,21 +83,19 @@ class Piece:
             rows[chosen],
             self.ids[chosen],
             self.local_position[chosen],
-            self.kinds[chosen],
             renumbered,
             self.patches[used],
             self.patch_intervals[used],
         )
 
 
-def _without_patches(ids: np.ndarray, kind: str, local_position: int) -> Piece:
+def _without_patches(ids: np.ndarray, local_position: int) -> Piece:
     rows, count = ids.shape
     size = rows * count
     return Piece(
         np.repeat(np.arange(rows, dtype=np.int32), count),
         ids.reshape(-1),
         np.full(size, local_position, np.int16),
-        np.full(size, KINDS.index(kind), np.int8),
         np.full(size, -1, np.int32),
         np.zeros((0, PATCH_SIZE, PATCH_SIZE, 3), np.uint8),
         np.zeros((0, 4), np.int16),
@@ -133,13 +128,12 @@ def pack(
         the tiles of grid worlds repeat); where they need more room, it grows fourfold until they fit.
 
     Returns:
-      The arrays ``ids``, ``local_position``, ``kinds``, ``patch_index`` [B, n], ``patch_intervals`` [B, n, 4],
-      ``patches`` [capacity, 16, 16, 3] of a batch, and the number of valid tokens, int32 [B].
+      The arrays ``ids``, ``local_position``, ``patch_index`` [B, n], ``patch_intervals`` [B, n, 4], ``patches``
+      [capacity, 16, 16, 3] of a batch, and the number of valid tokens, int32 [B].
     """
     tokens: dict[str, np.ndarray] = {
         "ids": np.full((batch, length), padding, np.int32),
         "local_position": np.full((batch, length), -1, np.int16),
-        "kinds": np.full((batch, length), KINDS.index("special"), np.int8),
         "patch_index": np.full((batch, length), -1, np.int32),
         "patch_intervals": np.zeros((batch, length, 4), np.int16),
     }
@@ -153,7 +147,6 @@ def pack(
         columns = np.arange(len(rows)) - starts[rows] + used[rows]
         tokens["ids"][rows, columns] = piece.ids
         tokens["local_position"][rows, columns] = piece.local_position
-        tokens["kinds"][rows, columns] = piece.kinds
         if len(piece.patches):
             is_patch = piece.patch_index >= 0
             index = piece.patch_index[is_patch]

@@ -1,8 +1,7 @@
 """The compiled part of acting: append a chunk to the cache, then sample tokens one after the other on the device.
 
 All functions are pure; their shapes and the legal ranges are static, so one embodiment needs one compilation. The cache
-is
-donated: the call that appends to it owns it.
+is donated: the call that appends to it owns it.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import jax.numpy as jnp
 from gato.model.cache import Cache
 from gato.model.config import ModelConfig
 from gato.model.transformer import GatoModel
-from gato.tokenizers.layout import KINDS
 from gato.tokenizers.token_sequence import ACTION_POSITION, NO_POSITION
 
 Tokens = dict[str, jax.Array]
@@ -86,7 +84,7 @@ def extend_and_act(
             state: tuple[jax.Array, Cache], place: jax.Array, lo: int = lo, hi: int = hi
         ) -> tuple[tuple[jax.Array, Cache], tuple[jax.Array, jax.Array]]:
             drawn = draw(state[0], place, lo, hi)
-            token = _single(drawn[0], "action", ACTION_POSITION)
+            token = _single(drawn[0], ACTION_POSITION)
             hidden_B1D, cache = model.apply(params, token, state[1], one, method="extend")
             return (hidden_B1D[:, 0], cache), drawn
 
@@ -134,7 +132,7 @@ def extend_and_write(
         id_B = jnp.where(ended_B, end, draw(hidden_BD, place))
         ids_BN = jax.lax.dynamic_update_slice_in_dim(ids_BN, id_B[:, None], place, axis=1)
         ended_B |= id_B == end
-        token = _single(id_B, "text", NO_POSITION)
+        token = _single(id_B, NO_POSITION)
         hidden_B1D, cache = model.apply(params, token, cache, 1 - ended_B.astype(jnp.int32), method="extend")
         return place + 1, hidden_B1D[:, 0], cache, ids_BN, ended_B
 
@@ -160,13 +158,12 @@ def _last_valid(hidden_BND: jax.Array, valid: jax.Array) -> jax.Array:
     return jnp.take_along_axis(hidden_BND, (valid - 1)[:, None, None], axis=1)[:, 0]
 
 
-def _single(ids_B: jax.Array, kind: str, local_position: int) -> Tokens:
+def _single(ids_B: jax.Array, local_position: int) -> Tokens:
     """One token for each row, in the form of a batch without patches."""
     column = ids_B[:, None]
     return {
         "ids": column,
         "local_position": jnp.full_like(column, local_position),
-        "kinds": jnp.full_like(column, KINDS.index(kind)),
         "patch_index": jnp.full_like(column, -1),
         "patch_intervals": jnp.zeros((*column.shape, 4), jnp.int16),
         "patches": jnp.zeros((0, 16, 16, 3), jnp.uint8),

@@ -1,14 +1,22 @@
 """The starter mixture and its reference scores."""
 
+import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from gato.data_pipelines import measure_references
+from gato.data_pipelines.collect import collect
 from gato.data_pipelines.environments import references
 from gato.data_pipelines.environments.registry import get_source, get_task
 from gato.data_pipelines.starter import STARTER, starter_tasks
+from gato.data_pipelines.store import Store
+from gato.tokenizers.layout import Layout
+from gato.tokenizers.sequence import SequenceTokenizer
 from gato.tokenizers.spec import LeafSpec
+from gato.tokenizers.text import TextTokenizer
+from gato.tokenizers.vocabulary import Vocabulary
 
 
 def test_every_source_exists_and_every_task_has_an_expert_better_than_chance():
@@ -22,6 +30,26 @@ def test_every_source_exists_and_every_task_has_an_expert_better_than_chance():
         task = get_task(name)
         span = task.expert_score - task.random_score
         assert span > (0.3 if task.metric == "success" else 5), name
+
+
+def test_every_source_is_collected_and_becomes_tokens_with_a_target(tmp_path):
+    plans = [dataclasses.replace(plan, episodes=1, max_steps=None if plan.max_steps is None else 5) for plan in STARTER]
+    folders = collect(plans, tmp_path, processes=1, progress=False)
+    text = TextTokenizer.default()
+    tokenizer = SequenceTokenizer(Vocabulary(text.size), text, Layout())
+    for plan in plans:
+        store = Store(folders[plan.name])
+        episode = store.episode(0)
+        sequence = tokenizer.tokenize(episode.observations, episode.actions, store.spec)
+        assert sequence.loss_weight.any(), plan.name
+        if store.spec.actions:
+            last = len(tokenizer.action_ranges(store.spec))
+            decoded = tokenizer.decode_actions(sequence.ids[-last:][None], store.spec)
+            for path, leaf in store.spec.actions.items():
+                tolerance = 0 if leaf.modality == "discrete" else (leaf.high - leaf.low) / 1024
+                np.testing.assert_allclose(
+                    decoded[path][0], episode.actions[path][-1], atol=tolerance, err_msg=plan.name
+                )
 
 
 def test_measuring_merges_into_the_file_and_reproduces_it(tmp_path, monkeypatch, capsys):

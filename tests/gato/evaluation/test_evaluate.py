@@ -32,41 +32,46 @@ from gato.training.step import TrainState
 TASKS = ("toy/match", "toy/hopeless")
 
 
-@pytest.fixture(scope="module")
-def run(toy_suite, tmp_path_factory):
+def untrained_run(folder, tasks, documents=()):
     """A run directory: stores, config.json and a checkpoint of a network that has learned nothing."""
-    tmp_path = tmp_path_factory.mktemp("toy")
     text = TextTokenizer.default()
     vocabulary = Vocabulary(text.size)
-    sources = []
-    for name in TASKS:
-        task, path = get_task(name), tmp_path / "data" / name
-        with StoreWriter(path, name, toy_suite.SPEC, {"task": name}) as writer:
+    sources, described = [], {}
+    for name in tasks:
+        task, path = get_task(name), folder / "data" / name
+        environment = task.make()
+        with StoreWriter(path, name, environment.spec, {"task": name}) as writer:
             for index in range(6):
-                writer.write(demonstration(task, task.make(), index, seed=0))
+                writer.write(demonstration(task, environment, index, seed=0))
         sources.append(SourceConfig(path, window_timesteps=2, prompt_timesteps=2, held_out_episodes=2))
+        described[name] = SourceMeta(environment.spec, name, 2, 2)
     config = TrainConfig(model=preset("tiny", vocabulary), sources=tuple(sources), length=128, batch_size=2, steps=1)
-    prepare(tmp_path / "run", config)
+    prepare(folder / "run", config)
     recipe = get_recipe("gato")
-    specs = {"captions/rooms": CAPTION_SPEC, "questions/rooms": QUESTION_SPEC}
     meta = CheckpointMeta(
         model=config.model,
         vocabulary=vocabulary,
         text_model=text.model_bytes,
         recipe=recipe.name,
         layout=recipe.layout,
-        sources={name: SourceMeta(toy_suite.SPEC, name, 2, 2) for name in TASKS}
-        | {name: SourceMeta(spec) for name, spec in specs.items()},
+        sources=described | {name: SourceMeta(spec) for name, spec in documents},
         length=config.length,
     )
-    checkpoints = Checkpoints(tmp_path / "run", keep=1)
+    checkpoints = Checkpoints(folder / "run", keep=1)
     params = jax.jit(init_params, static_argnums=0)(config.model, jax.random.key(0))
     checkpoints.save(1, TrainState(jnp.int32(1), params, {"moment": jnp.zeros(1)}), {}, meta)
     checkpoints.wait()
     checkpoints.close()
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def run(toy_suite, tmp_path_factory):
+    """Two toy tasks, captions and questions."""
+    documents = (("captions/rooms", CAPTION_SPEC), ("questions/rooms", QUESTION_SPEC))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(specialist, "SpecialistConfig", lambda: SMALL)
-        yield tmp_path / "run"
+        yield untrained_run(tmp_path_factory.mktemp("toy"), TASKS, documents)
 
 
 SMALL = specialist.SpecialistConfig(width=16, embedding=4, batch=16, updates=3)
@@ -107,6 +112,17 @@ def test_chosen_tasks_without_specialists(run, tmp_path):
     assert (tmp_path / "here" / "summary.json").exists()
     with pytest.raises(AgentError, match="did you mean 'toy/match'"):
         evaluate(run, ["toy/mach"], processes=1, progress=False)
+
+
+def test_worker_processes_play_real_simulators_the_same_every_time(tmp_path):
+    pytest.importorskip("minigrid")
+    tasks = ("babyai/GoToRedBall", "babyai/OpenDoor")
+    run_dir = untrained_run(tmp_path, tasks)
+    settings = {"episodes": 2, "specialists": False, "processes": 2, "progress": False}
+    first, second = (evaluate(run_dir, out=tmp_path / name, **settings) for name in ("a", "b"))
+    assert list(first["tasks"]) == list(tasks)
+    assert {name: entry["episodes"] for name, entry in first["tasks"].items()} == dict.fromkeys(tasks, 2)
+    assert first | {"seconds": 0} == second | {"seconds": 0}
 
 
 def test_prompts_are_held_out_and_successful(run, tmp_path):

@@ -61,6 +61,7 @@ def forward(config, ranges, params, batch, before):
         ("arm/reach", None, "rope"),
         ("grid/reader", 2, "rope"),
         ("grid/reader", 4, "transformer_xl"),
+        ("grid/reader", None, "transformer_xl"),
         ("game/seer", 3, "rope"),
     ],
 )
