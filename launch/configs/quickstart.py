@@ -43,7 +43,7 @@ def get_config(run: str = "runs/quickstart") -> ConfigDict:
     config.sources = sources(run)
     config.text_model = f"{run}/tokenizer.model"
     # Gato weighs text and actions alike. But a mission is drawn at random and has eight pieces to its action's one:
-    # their loss is noise, and with it (weight 0.1) most networks did not learn in this time to read the missions at all.
+    # their loss is noise, and with it (weight 0.1) most networks never learned in this time to read the missions.
     config.loss_weights = {"text": 0.01}
     config.batch_size = 32
     config.length = 128
