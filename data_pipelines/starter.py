@@ -14,7 +14,7 @@ STARTER: tuple[CollectPlan, ...] = (
     CollectPlan("atari/breakout", episodes=160, seconds=85),
     *(CollectPlan(f"metaworld/{name}", episodes=80, seconds=5.5) for name in metaworld.STARTER),
     CollectPlan("babyai/PickupLoc", episodes=8000, seconds=32),
-    CollectPlan("babyai/OpenDoor", episodes=500, seconds=2),
+    CollectPlan("babyai/OpenDoor", episodes=1500, seconds=6),
     CollectPlan("babyai/GoToLocal", episodes=1500, seconds=6),
     CollectPlan("babyai/GoToRedBall", episodes=400, seconds=2),
     CollectPlan("sokoban/7x7-1box", episodes=8000, seconds=14),

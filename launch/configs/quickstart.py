@@ -20,13 +20,14 @@ from gato.launch.config import default_config
 # Share of the tokens, per suite (its sources share it equally) or per source. A task gets what it needs to be learned:
 # language-conditioned picking up takes many more timesteps than pressing a button.
 WEIGHTS = {
-    "metaworld": 0.12,
-    "babyai/PickupLoc": 0.31,
+    "metaworld": 0.11,
+    "babyai/PickupLoc": 0.28,
+    "babyai/OpenDoor": 0.07,
     "babyai": 0.10,
     "dm_control": 0.08,
     "sokoban": 0.16,
-    "atari": 0.12,
-    "captions": 0.06,
+    "atari": 0.10,
+    "captions": 0.05,
     "questions": 0.03,
     "text": 0.02,
 }
