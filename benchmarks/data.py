@@ -95,7 +95,9 @@ def quickstart(root: Path) -> list[SourceConfig]:
     sources += [(f"grid{k}", GRID, 200, 12, 1.5) for k in range(4)]
     sources += [("tiles", TILES, 300, 14, 2.0), ("text", TEXT, 500, 1, 1.0), ("captions", CAPTION, 300, 1, 2.0)]
     return [
-        SourceConfig(write(root, name, spec, episodes, steps), weight, None if spec.kind == "document" else 1)
+        SourceConfig(
+            write(root, name, spec, episodes, steps), weight, window_timesteps=None if spec.kind == "document" else 1
+        )
         for name, spec, episodes, steps, weight in sources
     ]
 
