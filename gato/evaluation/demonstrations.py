@@ -38,12 +38,13 @@ class Demonstrations:
         return [good[i % len(good)] for i in range(count)]
 
 
-def run_directory(path: Path) -> Path:
+def run_directory(path: Path | str) -> Path:
     """The run directory of a run or of one of its checkpoints."""
+    path = Path(path)
     return next((folder for folder in (path, *path.parents) if (folder / CONFIG_FILE).is_file()), path)
 
 
-def open_demonstrations(run: Path) -> dict[str, Demonstrations]:
+def open_demonstrations(run: Path | str) -> dict[str, Demonstrations]:
     """Source name -> its demonstrations, from the run's ``config.json``.
 
     Raises:
