@@ -92,7 +92,8 @@ class MetaWorldEnvironment:
     def frame(self) -> np.ndarray:
         if self._drawer is None:
             self._drawer = SceneDrawer(self.simulator.model, "corner3")
-        return self._drawer.draw(self.simulator.data, [(self.state[36:39], 0.02, (40, 170, 70))])
+        drawn = self._drawer.draw(self.simulator.data, [(self.state[36:39], 0.02, (40, 170, 70))])
+        return drawn[::-1, ::-1].copy()  # the package's cameras hang upside down
 
     def close(self) -> None:
         self.simulator.close()
