@@ -24,7 +24,7 @@ import numpy as np
 from gato.data_pipelines.episode import Episode, EpisodeSpec, LeafSpec
 from gato.data_pipelines.loader import Loader
 from gato.data_pipelines.mixture import SourceConfig
-from gato.data_pipelines.store import StoreWriter
+from gato.data_pipelines.store_writer import StoreWriter
 from gato.tokenizers.layout import Layout
 from gato.tokenizers.sequence import SequenceTokenizer
 from gato.tokenizers.text import TextTokenizer

@@ -31,7 +31,8 @@ from gato.data_pipelines.errors import StoreError
 from gato.data_pipelines.progress import Advance
 from gato.data_pipelines.progress import progress as show_progress
 from gato.data_pipelines.rollout import demonstration
-from gato.data_pipelines.store import Store, StoreWriter
+from gato.data_pipelines.store import Store
+from gato.data_pipelines.store_writer import StoreWriter
 from gato.data_pipelines.worker_process import start_worker
 from gato.tokenizers.errors import GatoError
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gato.data_pipelines import jpeg
 from gato.tokenizers.errors import SpecError
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
 
@@ -19,7 +20,8 @@ class Episode:
     """One episode of T timesteps, or one document (T = 1).
 
     Attributes:
-      observations: leaf path ("a.b") -> array with leading axis T. Text leaves are lists of T strings; images uint8.
+      observations: leaf path ("a.b") -> array with leading axis T. Text leaves are lists of T strings; images uint8
+        (on their way into a store also lists of T JPEG files).
       actions: leaf path -> array with leading axis T: ``actions[t]`` is what the expert answers to ``observations[t]``.
       rewards: float32 [T], ``rewards[t]`` follows ``actions[t]``.
       terminated, truncated: how the episode ended.
@@ -62,6 +64,17 @@ def _check_leaf(values: Any, leaf: LeafSpec, steps: int, where: str) -> None:
         for step, value in enumerate(values):
             if not isinstance(value, str):
                 raise SpecError(f"{where}: step {step}: {type(value).__name__} instead of a string")
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                raise SpecError(f"{where}: step {step}: text that is not UTF-8 ({error.reason}); clean it") from None
+        return
+    if leaf.modality == "image" and isinstance(values[0], bytes):
+        for step, file in enumerate(values):
+            try:
+                jpeg.decode(file, leaf.shape)
+            except ValueError as error:
+                raise SpecError(f"{where}: step {step}: {error}") from None
         return
     array = np.asarray(values)
     if array.shape[1:] != leaf.shape:

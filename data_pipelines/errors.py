@@ -15,3 +15,7 @@ class MixtureError(GatoError):
 
 class ResumeError(GatoError):
     """A saved data position belongs to other data, another tokenizer or other settings."""
+
+
+class SourceError(GatoError):
+    """Data of another format are damaged, contradict their own description, or need a word from the user."""

@@ -1,4 +1,4 @@
-"""The command line: ``gato {quickstart,collect,train,evaluate,report}``.
+"""The command line: ``gato {quickstart,collect,data,train,evaluate,report}``.
 
 Exit status: 0 on success; 2 on a mistake of the user, with one line on stderr (``GATO_DEBUG=1`` shows the traceback);
 130 after Ctrl-C, when the same command goes on where it stopped. Anything else is a bug of ours and keeps its
@@ -17,7 +17,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from gato.tokenizers.errors import GatoError, suggest
 
@@ -85,6 +85,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--processes", type=_positive, default=os.cpu_count() or 1, metavar="N", help="(default: the cores)"
     )
 
+    _add_data(commands)
+
     train = command(
         "train",
         "train the experiment of a config file; a run directory that holds its checkpoints is continued",
@@ -113,6 +115,78 @@ def build_parser() -> argparse.ArgumentParser:
     )
     report.add_argument("run", type=Path, metavar="RUN", help="run directory")
     return parser
+
+
+def _add_data(commands: Any) -> None:
+    """``gato data`` and its actions."""
+    data = commands.add_parser(
+        "data", help="import, check and look at data; train a text tokenizer", formatter_class=_Formatter
+    )
+    actions = data.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    def action(name: str, summary: str, examples: str) -> argparse.ArgumentParser:
+        return actions.add_parser(
+            name, help=summary, description=summary, epilog=f"examples:\n{examples}", formatter_class=_Formatter
+        )
+
+    load = action(
+        "import",
+        "turn data of another format into a training store",
+        "  gato data import ~/minari/D4RL/door/human-v2 data/door\n"
+        "  gato data import episodes/ data/mine --values actions.action=6\n"
+        "  gato data import my_robot.py:ROBOT data/robot --path /mnt/recordings --bad skip",
+    )
+    load.add_argument(
+        "source", metavar="SOURCE", help="folder or file; or FILE.py[:NAME] with a DatasetSpec, or its name"
+    )
+    load.add_argument("dest", type=Path, metavar="DEST", help="the store to make")
+    load.add_argument("--path", default="", metavar="FOLDER", help="of the data, where the DatasetSpec names none")
+    load.add_argument("--format", default="", help="rlds, rlu, minari, lerobot, arrays, text, ... (default: found out)")
+    load.add_argument("--name", default="", help="of the source in mixtures (default: the data set's own)")
+    load.add_argument(
+        "--values",
+        type=_leaf_values,
+        action="append",
+        default=[],
+        metavar="LEAF=N",
+        help="integers 0..N-1, e.g. actions.action=18",
+    )
+    load.add_argument(
+        "--bad", choices=("fail", "skip"), default="fail", help="bad records: stop (default), or leave out"
+    )
+    load.add_argument(
+        "--processes", type=_positive, default=os.cpu_count() or 1, metavar="N", help="(default: the cores)"
+    )
+
+    check = action(
+        "check",
+        "statistics of every leaf, and what is wrong",
+        "  gato data check data/door\n  gato data check data/* --episodes 500 --json check.json",
+    )
+    check.add_argument("stores", nargs="+", type=Path, metavar="STORE")
+    check.add_argument("--episodes", type=_positive, metavar="N", help="read so many of each, at random (default: all)")
+    check.add_argument("--json", metavar="FILE", help="also write everything there")
+
+    text = action(
+        "train-tokenizer",
+        "train a SentencePiece model on texts",
+        "  gato data train-tokenizer data/wiki notes/*.txt --out text.model --pieces 32000",
+    )
+    text.add_argument(
+        "texts", nargs="+", type=Path, metavar="TEXT", help="stores with text, text files, JSONL, parquet"
+    )
+    text.add_argument("--out", type=Path, required=True, metavar="FILE", help="the model")
+    text.add_argument("--pieces", type=_positive, default=32_000, metavar="N", help="(default 32000, the paper's)")
+
+
+_Formatter = argparse.RawDescriptionHelpFormatter
+
+
+def _leaf_values(text: str) -> tuple[str, int]:
+    leaf, _, count = text.rpartition("=")
+    if not leaf or not count.isdigit() or int(count) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no LEAF=N, e.g. actions.action=18")
+    return leaf, int(count)
 
 
 def _seconds(text: str) -> float:

@@ -21,7 +21,8 @@ from synthetic import (
 from gato.data_pipelines import store as store_module
 from gato.data_pipelines.episode import Episode
 from gato.data_pipelines.errors import StoreError
-from gato.data_pipelines.store import Store, StoreWriter
+from gato.data_pipelines.store import Store
+from gato.data_pipelines.store_writer import StoreWriter
 from gato.tokenizers.errors import SpecError
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from gato.data_pipelines.collect import CollectPlan
 from gato.data_pipelines.episode import Episode
 from gato.data_pipelines.starter import STARTER
-from gato.data_pipelines.store import StoreWriter
+from gato.data_pipelines.store_writer import StoreWriter
 from gato.evaluation import evaluate as evaluation
 from gato.launch import quickstart
 from gato.launch.config import apply_override, train_config

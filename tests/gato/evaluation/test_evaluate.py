@@ -13,7 +13,7 @@ from gato.data_pipelines.environments.registry import get_task
 from gato.data_pipelines.mixture import SourceConfig
 from gato.data_pipelines.rollout import demonstration
 from gato.data_pipelines.sources.captions import CAPTION_SPEC, QUESTION_SPEC
-from gato.data_pipelines.store import StoreWriter
+from gato.data_pipelines.store_writer import StoreWriter
 from gato.evaluation import specialist
 from gato.evaluation.demonstrations import EvaluationError, open_demonstrations
 from gato.evaluation.evaluate import evaluate

@@ -7,7 +7,8 @@ import pytest
 
 from gato.data_pipelines.environments.registry import get_task
 from gato.data_pipelines.rollout import demonstration
-from gato.data_pipelines.store import Store, StoreWriter
+from gato.data_pipelines.store import Store
+from gato.data_pipelines.store_writer import StoreWriter
 from gato.evaluation.features import Features, PatchTable, flat_patches
 from gato.evaluation.specialist import SpecialistConfig, train_specialist
 from gato.tokenizers.errors import SpecError

@@ -11,7 +11,7 @@ import pytest
 
 from gato.data_pipelines.episode import Episode, EpisodeSpec, LeafSpec
 from gato.data_pipelines.mixture import SourceConfig
-from gato.data_pipelines.store import StoreWriter
+from gato.data_pipelines.store_writer import StoreWriter
 from gato.model.presets import preset
 from gato.tokenizers.layout import KINDS
 from gato.tokenizers.text import train as train_text_model

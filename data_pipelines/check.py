@@ -1,0 +1,188 @@
+"""What a store holds, leaf by leaf, and what is wrong with it: people look at this before they spend a pod-week."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gato.data_pipelines.draws import permutation
+from gato.data_pipelines.episode import check_episode
+from gato.data_pipelines.progress import progress as show_progress
+from gato.data_pipelines.store import Store
+from gato.tokenizers.continuous import M as MU_LAW_LIMIT
+from gato.tokenizers.errors import GatoError
+from gato.tokenizers.spec import LeafSpec
+
+LISTED = 20  # violations that are kept word by word
+
+
+@dataclasses.dataclass
+class LeafReport:
+    """One leaf of a store.
+
+    Attributes:
+      name: "observations.PATH" or "actions.PATH". spec: as declared.
+      low, high, mean: over all values (of text: the length in characters; of images: 0..255).
+      constant: dimensions that never change. dimensions: scalars of a timestep.
+      outside: share of values outside the declared range.
+      saturated: share of companded values beyond the mu-law's range, which all become the same token.
+      distinct: of discrete leaves and text: how many different values occur.
+    """
+
+    name: str
+    spec: LeafSpec
+    low: float = np.inf
+    high: float = -np.inf
+    mean: float = 0.0
+    constant: int = 0
+    dimensions: int = 1
+    outside: float = 0.0
+    saturated: float = 0.0
+    distinct: int | None = None
+
+
+@dataclasses.dataclass
+class StoreReport:
+    """A store.
+
+    Attributes:
+      episodes, timesteps: that it holds; checked: episodes that were read.
+      lengths, returns: quantiles 0, 25, 50, 75, 100 %.
+      leaves: one report each. bytes: on the disk.
+      violations: (episode, message), at most LISTED; violated: how many episodes had one.
+      skipped: records that the import left out.
+    """
+
+    name: str
+    path: Path
+    episodes: int
+    timesteps: int
+    checked: int
+    lengths: list[float]
+    returns: list[float]
+    leaves: list[LeafReport]
+    bytes: int
+    metadata: dict[str, Any]
+    violations: list[tuple[int, str]]
+    violated: int
+    skipped: int
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values of everything."""
+        report = dataclasses.asdict(self)
+        leaves = [{**dataclasses.asdict(leaf), "spec": leaf.spec.to_json()} for leaf in self.leaves]
+        return {**report, "path": str(self.path), "leaves": leaves}
+
+
+def check_store(path: Path | str, episodes: int | None = None, progress: bool = True) -> StoreReport:
+    """Reads a store and reports on it.
+
+    Args:
+      episodes: read so many, drawn at random; None reads all.
+      progress: whether to show it on stderr.
+
+    Raises:
+      StoreError: the store cannot be opened. Damage inside it is a violation of the report.
+    """
+    store = Store(path)
+    chosen = np.arange(len(store))
+    if episodes is not None and episodes < len(store):
+        chosen = np.sort(permutation(len(store), "check", store.fingerprint)[:episodes])
+    measures = {
+        f"{group}.{leaf_path}": _Measure(f"{group}.{leaf_path}", leaf)
+        for group, leaves in (("observations", store.spec.observations), ("actions", store.spec.actions))
+        for leaf_path, leaf in leaves.items()
+    }
+    violations: list[tuple[int, str]] = []
+    violated = 0
+    with show_progress(len(chosen), "checking", progress) as advance:
+        for number in chosen.tolist():
+            try:
+                episode = store.episode(number)
+                check_episode(episode, store.spec, f"{store.name}: episode {number}")
+            except GatoError as error:
+                violated += 1
+                if len(violations) < LISTED:
+                    violations.append((number, str(error)))
+                continue
+            finally:
+                advance(1, store.name)
+            outside = []
+            for name, measure in measures.items():
+                group, _, leaf_path = name.partition(".")
+                values = (episode.observations if group == "observations" else episode.actions)[leaf_path]
+                outside += measure.add(values)
+            if outside:
+                violated += 1
+                if len(violations) < LISTED:
+                    violations.append((number, f"{store.name}: episode {number}: {outside[0]}"))
+    quantiles = (0, 25, 50, 75, 100)
+    return StoreReport(
+        name=store.name,
+        path=store.path,
+        episodes=len(store),
+        timesteps=int(store.lengths.sum(dtype=np.int64)),
+        checked=len(chosen),
+        lengths=np.percentile(store.lengths, quantiles).tolist(),
+        returns=np.percentile(store.returns, quantiles).tolist(),
+        leaves=[measure.report() for measure in measures.values()],
+        bytes=sum(shard["bytes"] for shard in store.shards),
+        metadata=store.metadata,
+        violations=violations,
+        violated=violated,
+        skipped=int(store.metadata.get("import", {}).get("skipped", 0)),
+    )
+
+
+class _Measure:
+    """Running statistics of one leaf."""
+
+    def __init__(self, name: str, leaf: LeafSpec) -> None:
+        self._report = LeafReport(name, leaf, dimensions=max(leaf.size, 1))
+        self._leaf = leaf
+        self._count = self._outside = self._saturated = 0
+        self._sum = 0.0
+        self._low = self._high = np.zeros(0)
+        self._seen: set[Any] = set()
+
+    def add(self, values: Any) -> list[str]:
+        """Counts the values [T, ...] of an episode; returns what is outside its range, in words."""
+        leaf, words = self._leaf, []
+        if leaf.modality == "text":
+            self._seen.update(values)
+            flat = np.array([[len(text)] for text in values], np.float64)
+        else:
+            flat = np.asarray(values).reshape(len(values), -1)
+        if leaf.modality == "discrete" and len(self._seen) <= 1024:
+            self._seen.update(np.unique(flat).tolist())
+        low, high = flat.min(axis=0), flat.max(axis=0)
+        self._low = low if not self._low.size else np.minimum(self._low, low)
+        self._high = high if not self._high.size else np.maximum(self._high, high)
+        self._count += flat.size
+        self._sum += float(flat.sum(dtype=np.float64))
+        if leaf.modality == "continuous":
+            if leaf.low is not None:
+                lows, highs = (np.broadcast_to(np.asarray(bound), leaf.size) for bound in (leaf.low, leaf.high))
+                slack = 1e-5 * (highs - lows)
+                bad = (flat < lows - slack) | (flat > highs + slack)
+                self._outside += int(bad.sum())
+                if bad.any():
+                    step = int(np.argwhere(bad)[0][0])
+                    words.append(f"{self._report.name}: step {step}: {flat[bad][0]:g} outside {leaf.low}..{leaf.high}")
+            self._saturated += int((np.abs(flat) > MU_LAW_LIMIT).sum())
+        return words
+
+    def report(self) -> LeafReport:
+        report = self._report
+        if not self._count:
+            return report
+        report.low, report.high = float(self._low.min()), float(self._high.max())
+        report.mean = self._sum / self._count
+        report.constant = int((self._low == self._high).sum())
+        report.outside, report.saturated = self._outside / self._count, self._saturated / self._count
+        if self._leaf.modality in ("discrete", "text"):
+            report.distinct = len(self._seen)
+        return report

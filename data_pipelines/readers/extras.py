@@ -1,0 +1,17 @@
+"""Packages that only some formats need: imported when one is read, with one line that says how to get them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from gato.data_pipelines.errors import SourceError
+
+
+def require(module: str, what: str) -> Any:
+    """The module. Raises SourceError with the command that installs it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = error.name or module
+        raise SourceError(f'reading {what} needs the package {package}: pip install "gato-jax[formats]"') from error

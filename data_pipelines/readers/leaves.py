@@ -1,0 +1,135 @@
+"""From a format's arrays to leaves: what a leaf is, by its type, and its values as an `Episode` has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gato.data_pipelines.errors import SourceError
+from gato.tokenizers.errors import suggest
+from gato.tokenizers.spec import Bound, LeafSpec
+
+# Ranges beyond this are a format's way of saying "unbounded".
+_UNBOUNDED = 1e6
+
+
+class Leaves:
+    """What each leaf of a source is: as the user says, else as the format says.
+
+    Args:
+      given: "observations.PATH" or "actions.PATH" -> its leaf, or None to leave it out (`DatasetSpec.leaves`).
+      where: of the source, for messages.
+    """
+
+    def __init__(self, given: Mapping[str, LeafSpec | None], where: str) -> None:
+        self._given, self.where = dict(given), where
+        self._seen: list[str] = []
+
+    def leaf(
+        self,
+        name: str,
+        dtype: Any,
+        shape: tuple[int, ...],
+        *,
+        values: int | None = None,
+        low: Any = None,
+        high: Any = None,
+        image: bool = False,
+    ) -> LeafSpec | None:
+        """The leaf ``name``, or None where it is left out.
+
+        Args:
+          name: "observations.PATH" or "actions.PATH".
+          dtype, shape: of one timestep; `str` or object for text.
+          values: number of values of an integer; low, high: range of a float, where the format declares them.
+          image: whether the format calls it an image.
+
+        Raises:
+          SourceError: an integer without a declared number of values, or a type that no tokenizer knows.
+        """
+        self._seen.append(name)
+        if name in self._given:
+            return self._given[name]
+        if dtype is str or (not isinstance(dtype, type) and np.dtype(dtype).kind in "OSU") or dtype is object:
+            return LeafSpec("text")
+        dtype = np.dtype(dtype)
+        if image or (dtype == np.uint8 and len(shape) == 3 and shape[2] in (1, 3)):
+            return LeafSpec("image", shape)
+        if dtype == np.bool_:
+            return LeafSpec("discrete", shape, values=2)
+        if dtype.kind in "iu":
+            if values is None:
+                raise SourceError(
+                    f"{self.where}: {name} holds integers, and the format does not say how many values they have. Say "
+                    f"it: --values {name}=N, or in a DatasetSpec leaves={{{name!r}: LeafSpec('discrete', {shape}, "
+                    "values=N)} (LeafSpec('continuous', ...) if they are quantities, None to leave it out)"
+                )
+            return LeafSpec("discrete", shape, values=values)
+        if dtype.kind == "f":
+            bounds = _bounds(low, high)
+            if bounds is None and name.startswith("actions."):
+                bounds = -1.0, 1.0  # an action needs a range; that it is this one is checked with every value
+            return LeafSpec("continuous", shape, *bounds) if bounds else LeafSpec("continuous", shape)
+        raise SourceError(
+            f"{self.where}: {name} has type {dtype}, which no tokenizer knows; leave it out: leaves={{{name!r}: None}}"
+        )
+
+    def check_all_used(self) -> None:
+        """Raises SourceError if the user named a leaf that the source does not have."""
+        for name in self._given:
+            if name not in self._seen:
+                raise SourceError(f"{self.where}: has no leaf {name!r}; {suggest(name, self._seen)}")
+
+
+def _bounds(low: Any, high: Any) -> tuple[Bound, Bound] | None:
+    if low is None or high is None:
+        return None
+    lows, highs = np.asarray(low, np.float64).ravel(), np.asarray(high, np.float64).ravel()
+    if not (np.abs(lows) < _UNBOUNDED).all() or not (np.abs(highs) < _UNBOUNDED).all() or not (lows < highs).all():
+        return None
+    if (lows == lows[0]).all() and (highs == highs[0]).all():
+        return float(lows[0]), float(highs[0])
+    return tuple(lows.tolist()), tuple(highs.tolist())
+
+
+def values_of(raw: Any, leaf: LeafSpec, where: str) -> Any:
+    """The values of a leaf [T, ...] as an `Episode` holds them: strings, uint8, int64 or float32.
+
+    Raises:
+      SourceError: text that is not UTF-8, or numbers of another kind or shape than the leaf says.
+    """
+    if leaf.modality == "text":
+        return [_text(value, f"{where}: step {step}") for step, value in enumerate(_items(raw))]
+    if leaf.modality == "image" and len(raw) and isinstance(raw[0], bytes):
+        return list(raw)
+    array = np.asarray(raw)
+    if array.shape[1:] != leaf.shape:
+        if array.size != len(array) * leaf.size or array.ndim < 1:
+            raise SourceError(f"{where}: shape {array.shape[1:]} a step, the spec says {leaf.shape}")
+        array = array.reshape(len(array), *leaf.shape)  # () and (1,), or a flat vector that the user gave a shape
+    if leaf.modality == "discrete":
+        if array.dtype.kind == "f" and not (array == np.floor(array)).all():
+            raise SourceError(f"{where}: fractions, but discrete values are integers; say LeafSpec('continuous', ...)")
+        return array.astype(np.int64)
+    if leaf.modality == "continuous":
+        if array.dtype.kind not in "fiub":
+            raise SourceError(f"{where}: values of type {array.dtype} are no numbers")
+        return array.astype(np.float32)
+    return array
+
+
+def _items(raw: Any) -> list[Any]:
+    return raw if isinstance(raw, list) else np.asarray(raw, object).ravel().tolist()
+
+
+def _text(value: Any, where: str) -> str:
+    if isinstance(value, (bytes, np.bytes_)):
+        try:
+            return bytes(value).decode()
+        except UnicodeDecodeError as error:
+            raise SourceError(f"{where}: text that is not UTF-8 ({error.reason} at byte {error.start})") from None
+    if not isinstance(value, str):
+        raise SourceError(f"{where}: {type(value).__name__} instead of text")
+    return str(value)

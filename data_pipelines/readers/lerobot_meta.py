@@ -1,0 +1,146 @@
+"""What a LeRobot data set says of itself, in one form for all versions: features, tasks, and where episodes lie."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gato.data_pipelines.errors import SourceError
+from gato.data_pipelines.readers.extras import require
+from gato.data_pipelines.readers.text import json_line, lines
+from gato.data_pipelines.readers.tfds_records import read_json
+from gato.data_pipelines.store import first_line
+
+VERSIONS = ("v2.0", "v2.1", "v3.0")
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodeFiles:
+    """Where an episode lies; videos: feature -> (file, seconds of the episode's first frame)."""
+
+    index: int
+    length: int
+    data: Path
+    videos: dict[str, tuple[Path, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Meta:
+    """features: name -> {dtype, shape, ...}; ranges: name -> (low, high) as the statistics state them."""
+
+    fps: float
+    robot: str
+    features: dict[str, dict[str, Any]]
+    tasks: dict[int, str]
+    ranges: dict[str, tuple[Any, Any]]
+    episodes: list[EpisodeFiles]
+    files: list[Path]
+
+
+def load(path: Path) -> Meta:
+    """Reads ``meta/``. Raises SourceError if something is missing or another version."""
+    info = read_json(path / "meta" / "info.json")
+    version = info.get("codebase_version")
+    if version not in VERSIONS:
+        raise SourceError(f"{path}/meta/info.json: version {version!r}; {', '.join(VERSIONS)} can be read")
+    try:
+        features = {name: dict(about) for name, about in info["features"].items()}
+        videos = [name for name, about in features.items() if about["dtype"] == "video"]
+        old = version != "v3.0"
+        episodes = list((_episodes_of_v2 if old else _episodes_of_v3)(path, info, videos))
+        tasks = _tasks_of_v2(path) if old else _tasks_of_v3(path)
+        found = Meta(
+            fps=float(info["fps"]),
+            robot=str(info.get("robot_type", "")),
+            features=features,
+            tasks=tasks,
+            ranges=_ranges(path, features),
+            episodes=episodes,
+            files=sorted(file for file in path.rglob("*") if file.is_file()),
+        )
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise SourceError(f"{path}/meta: incomplete: {type(error).__name__} {error}") from error
+    if len(episodes) != int(info["total_episodes"]):
+        raise SourceError(f"{path}/meta: {len(episodes)} episodes listed, info.json says {info['total_episodes']}")
+    if not episodes:
+        raise SourceError(f"{path}: no episode in it")
+    for episode in episodes:
+        for file in (episode.data, *(file for file, _ in episode.videos.values())):
+            if not file.exists():
+                raise SourceError(f"{file}: missing; episode {episode.index} needs it, copy the data set again")
+    return found
+
+
+def read_table(file: Path) -> dict[str, list[Any]]:
+    """Column -> Python values of a parquet file."""
+    parquet = require("pyarrow.parquet", "LeRobot data sets")
+    try:
+        return parquet.ParquetFile(file, page_checksum_verification=True).read().to_pydict()
+    except Exception as error:  # pyarrow raises many kinds
+        raise SourceError(f"{file}: cannot be read: {first_line(error)}") from error
+
+
+def _episodes_of_v2(path: Path, info: dict[str, Any], videos: list[str]) -> Iterator[EpisodeFiles]:
+    file = path / "meta" / "episodes.jsonl"
+    for number, line in enumerate(lines(file), 1):
+        about = json_line(line, f"{file}: line {number}")
+        index = int(about["episode_index"])
+        words = {"episode_chunk": index // int(info["chunks_size"]), "episode_index": index}
+        found = {key: (path / info["video_path"].format(video_key=key, **words), 0.0) for key in videos}
+        yield EpisodeFiles(index, int(about["length"]), path / info["data_path"].format(**words), found)
+
+
+def _episodes_of_v3(path: Path, info: dict[str, Any], videos: list[str]) -> Iterator[EpisodeFiles]:
+    for file in sorted((path / "meta" / "episodes").rglob("*.parquet")):
+        table = read_table(file)
+        for row, index in enumerate(table["episode_index"]):
+            place = {"chunk_index": table["data/chunk_index"][row], "file_index": table["data/file_index"][row]}
+            found = {}
+            for key in videos:
+                at = {name: table[f"videos/{key}/{name}"][row] for name in ("chunk_index", "file_index")}
+                video = path / info["video_path"].format(video_key=key, **at)
+                found[key] = video, float(table[f"videos/{key}/from_timestamp"][row])
+            yield EpisodeFiles(int(index), int(table["length"][row]), path / info["data_path"].format(**place), found)
+
+
+def _tasks_of_v2(path: Path) -> dict[int, str]:
+    file = path / "meta" / "tasks.jsonl"
+    if not file.exists():
+        return {}
+    rows = [json_line(line, f"{file}: line {number}") for number, line in enumerate(lines(file), 1)]
+    return {int(row["task_index"]): str(row["task"]) for row in rows}
+
+
+def _tasks_of_v3(path: Path) -> dict[int, str]:
+    file = path / "meta" / "tasks.parquet"
+    if not file.exists():
+        return {}
+    table = read_table(file)
+    names = table.get("task") or table.get("__index_level_0__")  # pandas keeps the words as its index
+    if names is None:
+        raise SourceError(f"{file}: no column 'task'")
+    return {int(number): str(name) for number, name in zip(table["task_index"], names, strict=True)}
+
+
+def _ranges(path: Path, features: dict[str, dict[str, Any]]) -> dict[str, tuple[Any, Any]]:
+    """(low, high) of each number, from the statistics of the whole, or of the episodes."""
+    whole, each = path / "meta" / "stats.json", path / "meta" / "episodes_stats.jsonl"
+    if whole.exists():
+        parts = [read_json(whole)]
+    elif each.exists():
+        parts = [json_line(line, str(each))["stats"] for line in lines(each)]
+    else:
+        return {}
+    ranges = {}
+    for name, about in features.items():
+        known = [part[name] for part in parts if name in part]
+        if known and about["dtype"] not in ("video", "image", "string"):
+            low = np.min([np.ravel(np.asarray(part["min"], np.float64)) for part in known], axis=0)
+            high = np.max([np.ravel(np.asarray(part["max"], np.float64)) for part in known], axis=0)
+            # A joint that never moved needs a range all the same.
+            ranges[name] = low, np.where(high > low, high, low + np.maximum(np.abs(low), 1.0) * 1e-3)
+    return ranges

@@ -1,0 +1,201 @@
+"""RL Unplugged as it was published: gzip-compressed TFRecord files of tf.train.Example, one episode each.
+
+Three layouts, told apart by their keys:
+
+- control suite and locomotion: ``observation/NAME``, ``action``, ``reward``, ``discount``; the reward stands beside the
+  observation that it led to, so it belongs to the step before;
+- Atari: ``observations`` (PNG), ``actions``, ``unclipped_rewards``, beside the action that earned them;
+- DeepMind Lab: ``observations_pixels`` (PNG), ``observations_action`` (one-hot), ``observations_reward``, ``actions``,
+  ``rewards``.
+
+The last step only shows where the episode ended; it is left out. A gzip file can only be read from its beginning, so a
+whole file is one record of an import.
+"""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gato.data_pipelines.dataset import identity_of
+from gato.data_pipelines.episode import Episode
+from gato.data_pipelines.errors import SourceError
+from gato.data_pipelines.readers import pictures
+from gato.data_pipelines.readers.extras import require
+from gato.data_pipelines.readers.known import ATARI, DMLAB
+from gato.data_pipelines.readers.leaves import Leaves, values_of
+from gato.data_pipelines.readers.tfds_records import HEADER, masked_crc
+from gato.data_pipelines.store import first_line
+from gato.tokenizers.spec import EpisodeSpec, LeafSpec
+
+_SHARDS = "*-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9]"
+_OBSERVATION = "observation/"
+Values = dict[str, Any]  # "observations.PATH", "actions.PATH" -> arrays or lists of PNG files; "rewards"; metadata
+
+
+class RluRawReader:
+    """See the module. ``path``: a folder of shards, or one of them."""
+
+    jpeg = ()
+
+    def __init__(self, path: Path, leaves: Mapping[str, LeafSpec | None]) -> None:
+        self._files = [path] if path.is_file() else sorted(file for file in path.glob(_SHARDS) if is_gzip(file))
+        if not self._files:
+            raise SourceError(f"{path}: no gzip-compressed shard called NAME-00000-of-00100 in it")
+        self.name = path.name if path.is_dir() else path.parent.name
+        self.identity = identity_of(self._files, sorted(map(repr, leaves.items())))
+        first = next(_examples(self._files[0]), None)
+        if first is None:
+            raise SourceError(f"{self._files[0]}: no record in it")
+        where = f"{self._files[0]}: record 0"
+        self._layout, known = _layout(first, where)
+        values = self._layout(first, where)
+        table = Leaves({**known, **leaves}, str(path))
+        groups: dict[str, dict[str, LeafSpec]] = {"observations": {}, "actions": {}}
+        for name, value in values.items():
+            group, _, leaf_path = name.partition(".")
+            if group not in groups:
+                continue
+            if isinstance(value, list):
+                leaf = table.leaf(name, np.uint8, pictures.decode(value[0], where).shape, image=True)
+            else:
+                leaf = table.leaf(name, value.dtype, value.shape[1:])
+            if leaf is not None:
+                groups[group][leaf_path] = leaf
+        table.check_all_used()
+        self.spec = EpisodeSpec.of(groups["observations"], groups["actions"])
+        self.metadata = {"dataset": f"rl_unplugged/{self.name}", "agent": "dataset"}
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def read(self, index: int) -> Iterator[Episode]:
+        file = self._files[index]
+        for number, example in enumerate(_examples(file)):
+            where = f"{file}: record {number}"
+            values = self._layout(example, where)
+            steps = len(values["rewards"]) - 1
+            if steps < 1:
+                raise SourceError(f"{where}: an episode without a step")
+            groups: dict[str, dict[str, Any]] = {"observations": {}, "actions": {}}
+            for group in groups:
+                for path, leaf in getattr(self.spec, group).items():
+                    name = f"{group}.{path}"
+                    if name not in values:
+                        raise SourceError(f"{where}: no {name}")
+                    if len(values[name]) != steps + 1:
+                        raise SourceError(f"{where}: {name}: {len(values[name])} values, but {steps + 1} steps")
+                    make = pictures.images if leaf.modality == "image" else values_of
+                    groups[group][path] = make(values[name][:steps], leaf, f"{where}: {name}")
+            yield Episode(
+                groups["observations"],
+                groups["actions"],
+                np.asarray(values["rewards"][:steps], np.float32),
+                terminated=values["terminal"],
+                truncated=not values["terminal"],
+                metadata={"episode_id": values["id"]},
+            )
+
+
+def is_gzip(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(2) == b"\x1f\x8b"
+
+
+def _examples(file: Path) -> Iterator[Mapping[str, Any]]:
+    """The features of each record, as lists. Raises SourceError where the file is damaged."""
+    proto = require("tensorflow_datasets.core.example_parser", "RL Unplugged files").tf_example_pb2
+    number = 0
+    try:
+        with gzip.open(file, "rb") as stream:
+            while header := stream.read(HEADER.size):
+                if len(header) < HEADER.size:
+                    raise SourceError(f"{file}: ends in the middle of record {number}; copy it again")
+                length, check = HEADER.unpack(header)
+                if check != masked_crc(header[:8]):
+                    raise SourceError(f"{file}: record {number}: damaged (CRC of its length); copy it again")
+                data, end = stream.read(length), stream.read(4)
+                if len(data) < length or len(end) < 4 or struct.unpack("<I", end)[0] != masked_crc(data):
+                    raise SourceError(f"{file}: record {number}: damaged (its CRC differs); copy it again")
+                features = proto.Example.FromString(data).features.feature
+                yield {key: getattr(value, value.WhichOneof("kind")).value for key, value in features.items()}
+                number += 1
+    except SourceError:
+        raise
+    except (OSError, EOFError, zlib.error) as error:
+        raise SourceError(f"{file}: record {number}: {first_line(error)}; copy it again") from error
+    except Exception as error:  # protobuf's DecodeError
+        raise SourceError(f"{file}: record {number}: no tf.train.Example: {first_line(error)}") from error
+
+
+def _layout(
+    example: Mapping[str, Any], where: str
+) -> tuple[Callable[[Mapping[str, Any], str], Values], dict[str, LeafSpec]]:
+    if "unclipped_rewards" in example:
+        return _atari, ATARI
+    if "observations_pixels" in example:
+        return _dmlab, DMLAB
+    if "reward" in example and any(key.startswith(_OBSERVATION) for key in example):
+        return _control, {}
+    raise SourceError(f"{where}: none of RL Unplugged's layouts; it has {', '.join(sorted(example)[:8])}")
+
+
+def _control(example: Mapping[str, Any], where: str) -> Values:
+    rewards = np.asarray(_field(example, "reward", where), np.float32)
+    steps = len(rewards)
+    values: Values = {"rewards": np.append(rewards[1:], np.float32(0))}
+    for key in sorted(example):
+        if key.startswith(_OBSERVATION):
+            values[f"observations.{key.removeprefix(_OBSERVATION).replace('/', '.')}"] = _rows(
+                example[key], steps, where
+            )
+    values["actions.action"] = _rows(_field(example, "action", where), steps, where)
+    values["terminal"] = bool(_field(example, "discount", where)[-1] == 0)
+    values["id"] = str(example.get("episode_id", [""])[0])
+    return values
+
+
+def _atari(example: Mapping[str, Any], where: str) -> Values:
+    return {
+        "observations.observation": list(_field(example, "observations", where)),
+        "actions.action": np.asarray(_field(example, "actions", where), np.int64),
+        "rewards": np.asarray(_field(example, "unclipped_rewards", where), np.float32),
+        "terminal": bool(_field(example, "discounts", where)[-1] == 0),
+        "id": f"{example.get('checkpoint_idx', [0])[0]}.{_field(example, 'episode_idx', where)[0]}",
+    }
+
+
+def _dmlab(example: Mapping[str, Any], where: str) -> Values:
+    rewards = np.asarray(_field(example, "rewards", where), np.float32)
+    one_hot = _rows(_field(example, "observations_action", where), len(rewards), where)
+    return {
+        "observations.pixels": list(_field(example, "observations_pixels", where)),
+        "observations.last_action": np.argmax(one_hot, axis=1),
+        "observations.last_reward": np.asarray(_field(example, "observations_reward", where), np.float32),
+        "actions.action": np.asarray(_field(example, "actions", where), np.int64),
+        "rewards": rewards,
+        "terminal": False,
+        "id": str(_field(example, "episode_id", where)[0]),
+    }
+
+
+def _field(example: Mapping[str, Any], name: str, where: str) -> Any:
+    if name not in example or not len(example[name]):
+        raise SourceError(f"{where}: no {name}")
+    return example[name]
+
+
+def _rows(flat: Any, steps: int, where: str) -> Any:
+    """[steps, n] (or [steps]) of a flat list; pictures stay a list of files."""
+    if len(flat) and isinstance(flat[0], bytes):
+        return list(flat)
+    array = np.asarray(flat, np.float32)
+    if not steps or len(array) % steps:
+        raise SourceError(f"{where}: {len(array)} values do not divide into {steps} steps")
+    return array if len(array) == steps else array.reshape(steps, -1)

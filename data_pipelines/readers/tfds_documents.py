@@ -1,0 +1,121 @@
+"""Documents in a prepared TFDS directory: texts (lm1b, C4), pictures with captions (COCO) or labels (ImageNet).
+
+Which feature is the text is found out: ``text`` or ``captions``, else the only text, else the name of a label;
+``options={"text": "caption_reference_description"}`` names another one, ``"objects/label"`` one inside others. A record
+with five captions is five documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gato.data_pipelines.dataset import identity_of
+from gato.data_pipelines.episode import Episode
+from gato.data_pipelines.errors import SourceError
+from gato.data_pipelines.readers.image_text import SIZE, fitted
+from gato.data_pipelines.readers.rlds import is_text, load_features, prepared_folder, skip_images
+from gato.data_pipelines.readers.text import decoded, document
+from gato.data_pipelines.readers.tfds_records import Records
+from gato.data_pipelines.store import first_line
+from gato.tokenizers.errors import suggest
+from gato.tokenizers.spec import EpisodeSpec, LeafSpec
+
+_USUAL = ("text", "captions", "caption")
+
+
+class TfdsDocumentsReader:
+    """See the module.
+
+    Args:
+      path: of the directory with ``features.json``, or one above it. leaves: must be empty.
+      split: "": the only one, or ``train``. text: feature with the text; "": found out.
+      size: of the pictures, (height, width).
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        leaves: Mapping[str, LeafSpec | None],
+        split: str = "",
+        text: str = "",
+        size: tuple[int, int] = SIZE,
+    ) -> None:
+        if leaves:
+            raise SourceError(f"{path}: documents have fixed leaves; leaves and values cannot be given")
+        folder = prepared_folder(path)
+        self._records = Records(folder, split)
+        self._features = load_features(folder)
+        self._size = tuple(size)
+        self.name, self.metadata = self._records.name, {"dataset": self._records.name}
+        self._text = text or self._find_text(folder)
+        self._label = getattr(self._feature(folder), "int2str", None)
+        self._image = next((key for key, value in self._features.items() if type(value).__name__ == "Image"), None)
+        images = {"image": LeafSpec("image", (*self._size, 3))} if self._image else {}
+        self.jpeg = tuple(images)
+        self.spec = EpisodeSpec({**images, "text": LeafSpec("text")}, {}, "document")
+        self.identity = identity_of([*self._records.files, folder / "features.json"], split, self._text, self._size)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def read(self, index: int) -> Iterator[Episode]:
+        where, data = self._records.where(index), self._records.read(index)
+        try:
+            record = self._features.deserialize_example_np(data, decoders=skip_images(self._features))
+            texts = list(self._texts(_inside(record, self._text.split("/")), where))
+        except SourceError:
+            raise
+        except Exception as error:  # protobuf, zlib and tfds raise many kinds
+            raise SourceError(f"{where}: does not match features.json: {first_line(error)}") from error
+        image = {"image": fitted(record[self._image], self._size, where)} if self._image else {}
+        for number, text in enumerate(texts):
+            if text:
+                yield document({**image, "text": text}, f"{index}.{number}")
+
+    def _texts(self, value: Any, where: str) -> Iterator[str]:
+        if isinstance(value, Mapping):  # e.g. captions: {"id": [...], "text": [...]}
+            yield from self._texts(value["text"], where)
+        elif isinstance(value, (list, np.ndarray)) and np.ndim(value) != 0:
+            for entry in value:
+                yield from self._texts(entry, where)
+        elif self._label is not None:
+            yield self._label(int(value))
+        else:
+            yield value if isinstance(value, str) else decoded(bytes(value), where)
+
+    def _feature(self, folder: Path) -> Any:
+        """The feature that `self._text` names. Raises SourceError with a suggestion."""
+        feature = self._features
+        for key in self._text.split("/"):
+            feature = feature.feature if type(feature).__name__ == "Sequence" else feature
+            if not hasattr(feature, "keys") or key not in feature:
+                known = feature if hasattr(feature, "keys") else ()
+                raise SourceError(f"{folder}: no feature {self._text!r}; {suggest(key, known)}")
+            feature = feature[key]
+        return feature.feature if type(feature).__name__ == "Sequence" else feature
+
+    def _find_text(self, folder: Path) -> str:
+        for name in _USUAL:
+            if name in self._features:
+                return name
+        texts = [key for key, value in self._features.items() if is_text(value) and key not in ("file_name", "url")]
+        labels = [key for key, value in self._features.items() if hasattr(value, "int2str")]
+        if len(texts) == 1 or (labels and not texts):
+            return (texts or labels)[0]
+        raise SourceError(
+            f"{folder}: which feature is the text? {', '.join(texts) or 'it has none'}; "
+            'say it in a DatasetSpec: options={"text": NAME}'
+        )
+
+
+def _inside(value: Any, keys: list[str]) -> Any:
+    """The value at a path; lists on the way are gone through."""
+    if not keys:
+        return value
+    if isinstance(value, Mapping):
+        return _inside(value[keys[0]], keys[1:])
+    return [_inside(entry, keys) for entry in value]

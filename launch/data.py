@@ -1,0 +1,105 @@
+"""``gato data``: import, check and look at data; train a text tokenizer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from gato.data_pipelines.check import StoreReport, check_store
+from gato.data_pipelines.import_source import import_source
+from gato.data_pipelines.readers.registry import SourceReference
+from gato.launch.scores import PIPED_WIDTH
+
+SHOWN = 10  # skipped records that are printed; all are in the store
+
+
+def run(arguments: argparse.Namespace) -> int | None:
+    """Does what ``arguments.action`` says."""
+    return {"import": run_import, "check": run_check, "train-tokenizer": run_train_tokenizer}[arguments.action](
+        arguments
+    )
+
+
+def run_import(arguments: argparse.Namespace) -> None:
+    """Imports one source and says what came of it."""
+    reference = SourceReference(
+        arguments.source, arguments.path, arguments.format, tuple(arguments.values), arguments.name
+    )
+    done = import_source(reference, arguments.dest, bad=arguments.bad, processes=arguments.processes)
+    what = "was imported before" if done.already_there else "imported"
+    print(f"{done.store}: {what}: {done.episodes:,} episodes, {done.timesteps:,} timesteps")
+    if done.skipped:
+        print(f"skipped {len(done.skipped):,} bad records (all in {done.store}/skipped.jsonl):")
+        for number, why in done.skipped[:SHOWN]:
+            print(f"  record {number}: {why}")
+
+
+def run_check(arguments: argparse.Namespace) -> int:
+    """Prints the statistics and what is wrong; status 1 if something is."""
+    reports = [check_store(path, arguments.episodes) for path in arguments.stores]
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps([report.to_json() for report in reports], indent=1) + "\n")
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
+    for report in reports:
+        _print(report, console)
+    return 1 if any(report.violated for report in reports) else 0
+
+
+def run_train_tokenizer(arguments: argparse.Namespace) -> None:
+    """Trains a SentencePiece model on texts and writes it."""
+    from gato.data_pipelines.text_corpus import texts_of
+    from gato.tokenizers.text import TextTokenizer, train
+
+    model = train(texts_of(arguments.texts), arguments.pieces)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_bytes(model)
+    tokenizer = TextTokenizer(model)
+    print(f"{arguments.out}: {tokenizer.size:,} pieces, hash {tokenizer.hash}")
+
+
+def _print(report: StoreReport, console: Console) -> None:
+    size = f"{report.bytes / 1e6:,.1f} MB"
+    read = "all" if report.checked == report.episodes else f"{report.checked:,} drawn at random"
+    console.print(f"[bold]{report.name}[/]  {report.path}")
+    console.print(f"  {report.episodes:,} episodes, {report.timesteps:,} timesteps, {size}; read: {read}")
+    console.print(
+        f"  lengths {_quantiles(report.lengths)}; returns {_quantiles(report.returns)} (0, 25, 50, 75, 100 %)"
+    )
+    if "fps" in report.metadata:
+        console.print(f"  {report.metadata['fps']:g} frames a second")
+    table = Table("leaf", "kind", "shape", "range", "mean", "constant", "outside", "saturated", "values", box=None)
+    for leaf in report.leaves:
+        shape = "x".join(map(str, leaf.spec.shape)) or "scalar"
+        constant = f"{leaf.constant} of {leaf.dimensions}" if leaf.constant else ""
+        table.add_row(
+            leaf.name,
+            leaf.spec.modality,
+            "" if leaf.spec.modality == "text" else shape,
+            f"{leaf.low:.3g} … {leaf.high:.3g}",
+            f"{leaf.mean:.3g}",
+            constant,
+            f"{leaf.outside:.2%}" if leaf.outside else "",
+            f"{leaf.saturated:.2%}" if leaf.saturated else "",
+            ""
+            if leaf.distinct is None
+            else f"{leaf.distinct:,}{f' of {leaf.spec.values}' if leaf.spec.values else ''}",
+        )
+    console.print(table)
+    if report.skipped:
+        console.print(
+            f"  [yellow]{report.skipped:,} records were skipped by the import[/]: {report.path}/skipped.jsonl"
+        )
+    for _, message in report.violations:
+        console.print(f"  [red]{message}[/]")
+    if report.violated > len(report.violations):
+        console.print(f"  [red]... and {report.violated - len(report.violations):,} more[/]")
+    console.print("  [red]not fit for training[/]" if report.violated else "  [green]nothing is wrong[/]")
+
+
+def _quantiles(values: list[float]) -> str:
+    return " ".join(f"{value:.4g}" for value in values)

@@ -1,0 +1,28 @@
+"""Imports real files of each format, written in the tests with the format's own writer wherever it installs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gato.data_pipelines.import_source import import_source
+from gato.data_pipelines.readers.registry import SourceReference
+from gato.data_pipelines.store import Store
+
+
+@pytest.fixture
+def imported(tmp_path: Path) -> Callable[..., Store]:
+    """``imported(path, **settings of SourceReference)`` -> the store."""
+
+    def run(path: Path | str, dest: str = "store", bad: Any = "fail", processes: int = 1, **settings: Any) -> Store:
+        reference = SourceReference(str(path), **settings)
+        return Store(import_source(reference, tmp_path / dest, bad=bad, processes=processes, progress=False).store)
+
+    return run
+
+
+sys.path.insert(0, str(Path(__file__).parent))  # `tfds_files`: importlib mode does not put the folder on the path

@@ -1,0 +1,79 @@
+"""Pictures with captions and questions: folders and WebDataset tars."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gato.data_pipelines.errors import SourceError
+
+
+def picture(seed: int, size=(224, 224), kind="JPEG") -> bytes:
+    pixels = np.random.default_rng(seed).integers(256, size=(7, 7, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def decoded(file: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
+
+
+def test_a_folder_with_captions(tmp_path, imported):
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(picture(0))
+    (folder / "b.png").write_bytes(picture(1, (300, 500), "PNG"))
+    lines = [{"image": "a.jpg", "text": ["a chair", "a wooden chair"]}, {"file_name": "b.png", "caption": "a table"}]
+    (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    store = imported(folder)
+    assert store.jpeg == ["image"]
+    episodes = [store.episode(k) for k in range(len(store))]
+    assert [e.observations["text"] for e in episodes] == [["a chair"], ["a wooden chair"], ["a table"]]
+    # A JPEG file of the right size is kept to the byte; others are scaled without distortion.
+    np.testing.assert_array_equal(episodes[1].observations["image"][0], decoded(picture(0)))
+    whole = decoded(picture(1, (300, 500), "PNG"))
+    middle = np.asarray(Image.fromarray(whole[:, 100:400]).resize((224, 224), Image.Resampling.BICUBIC))
+    assert np.abs(episodes[2].observations["image"][0].astype(int) - middle).mean() < 4
+
+
+def test_questions_in_tars(tmp_path, imported):
+    folder = tmp_path / "vqa"
+    folder.mkdir()
+    for shard in range(2):
+        with tarfile.open(folder / f"shard-{shard}.tar", "w") as archive:
+            for k in range(3):
+                about = json.dumps({"question": "what is it?", "answer": f"{shard}.{k}"}).encode()
+                for name, data in ((f"{k:04d}.jpg", picture(k)), (f"{k:04d}.json", about)):
+                    info = tarfile.TarInfo(name)
+                    info.size = len(data)
+                    archive.addfile(info, io.BytesIO(data))
+    store = imported(folder)
+    assert list(store.spec.observations) == ["image", "question", "answer"]
+    answers = [store.episode(k).observations["answer"][0] for k in range(len(store))]
+    assert answers == ["0.0", "0.1", "0.2", "1.0", "1.1", "1.2"]
+    tar = folder / "shard-1.tar"
+    tar.write_bytes(tar.read_bytes()[:20_000])
+    with pytest.raises(SourceError, match=r"shard-1\.tar"):
+        imported(folder, dest="again")
+
+
+def test_damage_and_missing_pictures_are_named(tmp_path, imported):
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(picture(0)[:-700])
+    (folder / "b.jpg").write_bytes(picture(1))
+    lines = [{"image": name, "text": "x"} for name in ("b.jpg", "a.jpg", "c.jpg", "../secret.jpg")]
+    (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(SourceError, match=r"captions\.jsonl: line 2: a damaged image"):
+        imported(folder)
+    store = imported(folder, dest="rest", bad="skip")
+    assert len(store) == 1
+    why = (tmp_path / "rest" / "skipped.jsonl").read_text()
+    assert "'c.jpg' is missing" in why
+    assert "lies outside the folder" in why

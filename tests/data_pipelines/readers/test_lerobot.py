@@ -1,0 +1,206 @@
+"""LeRobot 2.1 and 3.0, written as their pages describe them (its own writer needs torch), videos by a real encoder."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gato.data_pipelines.errors import SourceError
+from gato.tokenizers.spec import LeafSpec
+
+av = pytest.importorskip("av")
+pa = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+FPS, HEIGHT, WIDTH = 10, 48, 64
+LENGTHS = (7, 12, 5)
+TASKS = ("fold the towel", "open the drawer")
+CAMERA, STATE = "observation.images.top", "observation.state"
+
+
+def frame(episode: int, step: int) -> np.ndarray:
+    """A colour for the episode, and a bar whose place tells the step."""
+    image = np.full((HEIGHT, WIDTH, 3), 40 + 60 * episode, np.uint8)
+    image[:, 4 * step : 4 * step + 4] = (250, 30, 30)
+    return image
+
+
+def write_video(file: Path, frames: list[np.ndarray]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS, options={"g": "4", "crf": "12"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.time_base = Fraction(1, FPS)
+        for number, image in enumerate(frames):
+            video_frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            video_frame.pts, video_frame.time_base = number, Fraction(1, FPS)
+            container.mux(stream.encode(video_frame))
+        container.mux(stream.encode())
+
+
+def rows(episode: int) -> dict[str, Any]:
+    rng = np.random.default_rng(episode)
+    steps = LENGTHS[episode]
+    return {
+        STATE: list(rng.uniform(-100, 100, (steps, 3)).astype(np.float32)),
+        "action": list(rng.uniform(-90, 90, (steps, 2)).astype(np.float32)),
+        "next.reward": rng.random(steps).astype(np.float32),
+        "timestamp": np.arange(steps, dtype=np.float32) / FPS,
+        "frame_index": np.arange(steps),
+        "episode_index": np.full(steps, episode),
+        "index": np.arange(steps),
+        "task_index": np.full(steps, episode % 2),
+    }
+
+
+def table(episodes: list[int]) -> Any:
+    parts = [rows(episode) for episode in episodes]
+    return pa.table({key: [value for part in parts for value in part[key]] for key in parts[0]})
+
+
+def info(version: str, **paths: str) -> dict[str, Any]:
+    return {
+        "codebase_version": version,
+        "robot_type": "so100",
+        "total_episodes": len(LENGTHS),
+        "total_frames": sum(LENGTHS),
+        "fps": FPS,
+        "chunks_size": 1000,
+        "features": {
+            CAMERA: {"dtype": "video", "shape": [HEIGHT, WIDTH, 3], "names": ["height", "width", "channels"]},
+            STATE: {"dtype": "float32", "shape": [3]},
+            "action": {"dtype": "float32", "shape": [2]},
+            "next.reward": {"dtype": "float32", "shape": [1]},
+            **{name: {"dtype": "int64", "shape": [1]} for name in ("frame_index", "episode_index", "task_index")},
+        },
+        **paths,
+    }
+
+
+def statistics(episodes: list[int]) -> dict[str, Any]:
+    actions = np.concatenate([np.stack(rows(episode)["action"]) for episode in episodes]).astype(np.float64)
+    return {"action": {"min": actions.min(axis=0).tolist(), "max": actions.max(axis=0).tolist()}}
+
+
+def write_v21(folder: Path) -> Path:
+    meta = folder / "meta"
+    meta.mkdir(parents=True)
+    paths = {
+        "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
+        "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
+    }
+    (meta / "info.json").write_text(json.dumps(info("v2.1", **paths)))
+    tasks = [{"task_index": number, "task": task} for number, task in enumerate(TASKS)]
+    (meta / "tasks.jsonl").write_text("\n".join(map(json.dumps, tasks)))
+    listed, stats = [], []
+    for episode, length in enumerate(LENGTHS):
+        listed.append({"episode_index": episode, "tasks": [TASKS[episode % 2]], "length": length})
+        stats.append({"episode_index": episode, "stats": statistics([episode])})
+        data = folder / f"data/chunk-000/episode_{episode:06d}.parquet"
+        data.parent.mkdir(parents=True, exist_ok=True)
+        parquet.write_table(table([episode]), data)
+        video = folder / f"videos/chunk-000/{CAMERA}/episode_{episode:06d}.mp4"
+        write_video(video, [frame(episode, step) for step in range(length)])
+    (meta / "episodes.jsonl").write_text("\n".join(map(json.dumps, listed)))
+    (meta / "episodes_stats.jsonl").write_text("\n".join(map(json.dumps, stats)))
+    return folder
+
+
+def write_v30(folder: Path) -> Path:
+    meta = folder / "meta"
+    (meta / "episodes/chunk-000").mkdir(parents=True)
+    paths = {
+        "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
+        "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
+    }
+    (meta / "info.json").write_text(json.dumps(info("v3.0", **paths)))
+    (meta / "stats.json").write_text(json.dumps(statistics([0, 1, 2])))
+    tasks = {"task_index": list(range(len(TASKS))), "__index_level_0__": list(TASKS)}
+    parquet.write_table(pa.table(tasks), meta / "tasks.parquet")
+    (folder / "data/chunk-000").mkdir(parents=True)
+    parquet.write_table(table([0, 1]), folder / "data/chunk-000/file-000.parquet")
+    parquet.write_table(table([2]), folder / "data/chunk-000/file-001.parquet")
+    write_video(
+        folder / f"videos/{CAMERA}/chunk-000/file-000.mp4",
+        [frame(episode, step) for episode, length in enumerate(LENGTHS) for step in range(length)],
+    )
+    starts = np.concatenate([[0], np.cumsum(LENGTHS)[:-1]]) / FPS
+    listed = {
+        "episode_index": list(range(len(LENGTHS))),
+        "tasks": [[TASKS[k % 2]] for k in range(len(LENGTHS))],
+        "length": list(LENGTHS),
+        "data/chunk_index": [0] * 3,
+        "data/file_index": [0, 0, 1],
+        f"videos/{CAMERA}/chunk_index": [0] * 3,
+        f"videos/{CAMERA}/file_index": [0] * 3,
+        f"videos/{CAMERA}/from_timestamp": starts.tolist(),
+    }
+    parquet.write_table(pa.table(listed), meta / "episodes/chunk-000/file-000.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("write", [write_v21, write_v30])
+def test_both_layouts_read_back(tmp_path, imported, write):
+    store = imported(write(tmp_path / "towels"))
+    assert store.metadata["import"]["format"] == "lerobot"
+    assert store.metadata["fps"] == FPS
+    assert store.lengths.tolist() == list(LENGTHS)
+    assert store.spec.observations == {
+        "images.top": LeafSpec("image", (HEIGHT, WIDTH, 3)),
+        "state": LeafSpec("continuous", (3,)),
+        "task": LeafSpec("text"),
+    }
+    action = store.spec.actions["action"]
+    assert action.low == pytest.approx(statistics([0, 1, 2])["action"]["min"])
+    for number, length in enumerate(LENGTHS):
+        read, written = store.episode(number), rows(number)
+        np.testing.assert_array_equal(read.observations["state"], np.stack(written[STATE]))
+        np.testing.assert_array_equal(read.actions["action"], np.stack(written["action"]))
+        np.testing.assert_array_equal(read.rewards, written["next.reward"])
+        assert read.observations["task"] == [TASKS[number % 2]] * length
+        expected = np.stack([frame(number, step) for step in range(length)])
+        difference = np.abs(read.observations["images.top"].astype(int) - expected)
+        assert difference.mean() < 8  # every frame is the right one: a neighbour differs by its bar
+        for step in range(length):
+            bar = read.observations["images.top"][step, 24, :, 1].astype(int)
+            assert abs(int(np.argmin(bar)) - (4 * step + 1)) <= 2
+
+
+def test_frames_that_are_missing_are_never_silent(tmp_path, imported):
+    folder = write_v21(tmp_path / "towels")
+    video = folder / f"videos/chunk-000/{CAMERA}/episode_000001.mp4"
+    write_video(video, [frame(1, step) for step in range(LENGTHS[1] - 1)])
+    with pytest.raises(SourceError, match=r"episode_000001\.mp4: 11 frames from 0\.000 s on, but the episode has 12"):
+        imported(folder)
+    video.write_bytes(video.read_bytes()[:700])
+    with pytest.raises(SourceError, match=r"episode_000001\.mp4: cannot be decoded"):
+        imported(folder)
+    assert imported(folder, dest="rest", bad="skip").lengths.tolist() == [7, 5]
+    video.unlink()
+    with pytest.raises(SourceError, match=r"episode_000001\.mp4: missing; episode 1 needs it"):
+        imported(folder, dest="other")
+
+
+def test_other_versions_and_contradictions_are_refused(tmp_path, imported):
+    folder = write_v21(tmp_path / "towels")
+    parquet.write_table(table([1]).slice(0, 9), folder / "data/chunk-000/episode_000001.parquet")
+    with pytest.raises(SourceError, match="episode 1: 9 rows, but the meta data says 12"):
+        imported(folder)
+    about = json.loads((folder / "meta/info.json").read_text())
+    (folder / "meta/info.json").write_text(json.dumps(about | {"codebase_version": "v1.6"}))
+    with pytest.raises(SourceError, match=r"version 'v1\.6'; v2\.0, v2\.1, v3\.0 can be read"):
+        imported(folder)
+
+
+def test_pictures_can_be_made_smaller(tmp_path, imported):
+    folder = write_v21(tmp_path / "towels")
+    (tmp_path / "mine.py").write_text(
+        "from gato.data_pipelines.dataset import DatasetSpec\n"
+        f"MINE = DatasetSpec(source={str(folder)!r}, options={{'size': (32, 32)}})\n"
+    )
+    assert imported(tmp_path / "mine.py").episode(0).observations["images.top"].shape == (7, 32, 32, 3)

@@ -1,0 +1,143 @@
+"""Imports: resumable after a kill, idempotent, the same for any number of processes, nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gato.data_pipelines import import_source as module
+from gato.data_pipelines.errors import SourceError, StoreError
+from gato.data_pipelines.import_source import import_source
+from gato.data_pipelines.readers.arrays import ArraysReader
+from gato.data_pipelines.readers.registry import SourceReference
+from gato.data_pipelines.store import Store
+
+EPISODES = 40
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for number in range(EPISODES):
+        steps = int(rng.integers(5, 40))
+        np.savez(
+            folder / f"{number:03d}.npz",
+            **{"observations/x": rng.normal(size=(steps, 20)), "actions": rng.uniform(-1, 1, (steps, 2))},
+        )
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PART_BYTES", 20_000)
+
+
+def everything(path: Path) -> list[bytes]:
+    store = Store(path)
+    episodes = [store.episode(k) for k in range(len(store))]
+    return [e.observations["x"].tobytes() + e.actions["action"].tobytes() for e in episodes]
+
+
+def run(source: Path, dest: Path, **settings):
+    return import_source(SourceReference(str(source)), dest, progress=False, **settings)
+
+
+def test_the_store_does_not_depend_on_the_processes(source, tmp_path):
+    first = run(source, tmp_path / "a", processes=1)
+    second = run(source, tmp_path / "b", processes=2)
+    assert Store(tmp_path / "a").fingerprint == Store(tmp_path / "b").fingerprint
+    assert everything(tmp_path / "a") == everything(tmp_path / "b")
+    assert first.episodes == second.episodes == EPISODES
+    assert len(list((tmp_path / "a").glob("part-*"))) > 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "mine"]
+
+
+def test_importing_again_does_nothing_and_other_data_are_refused(source, tmp_path):
+    run(source, tmp_path / "a")
+    written = {file: file.stat().st_mtime_ns for file in (tmp_path / "a").rglob("*")}
+    assert run(source, tmp_path / "a").already_there
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "a").rglob("*")} == written
+    np.savez(source / "999.npz", **{"observations/x": np.zeros((3, 20)), "actions": np.zeros((3, 2))})
+    with pytest.raises(StoreError, match="holds another import"):
+        run(source, tmp_path / "a")
+
+
+def test_it_goes_on_with_what_is_missing(source, tmp_path, monkeypatch):
+    read = ArraysReader.read
+
+    def interrupted(self, index):
+        if index == 30:
+            raise KeyboardInterrupt
+        return read(self, index)
+
+    monkeypatch.setattr(ArraysReader, "read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(source, tmp_path / "a")
+    folder = tmp_path / ".a.import"
+    kept = {path.name: (path / "data-00000.array_record").stat().st_mtime_ns for path in folder.glob("part-?????")}
+    assert len(kept) > 2
+    assert not (tmp_path / "a").exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "PART_BYTES", 1)  # the parts of the beginning stay
+    with pytest.raises(StoreError, match="an unfinished import of other data"):
+        run(source, tmp_path / "a", bad="skip")
+    run(source, tmp_path / "a")
+    for name, moment in kept.items():
+        assert (tmp_path / "a" / name / "data-00000.array_record").stat().st_mtime_ns == moment
+    assert len(Store(tmp_path / "a")) == EPISODES
+
+
+KILLED = """
+import sys
+from gato.data_pipelines import import_source as module
+from gato.data_pipelines.readers.arrays import ArraysReader
+from gato.data_pipelines.readers.registry import SourceReference
+module.PART_BYTES = 20_000
+if __name__ == "__main__":
+    module.import_source(SourceReference(sys.argv[1]), sys.argv[2], processes=2, progress=False)
+"""
+
+
+@pytest.mark.parametrize("moment", [0, 2, 5])
+def test_a_killed_import_goes_on(source, tmp_path, moment):
+    """SIGKILL after so many parts: nothing under the store's name, and the next call completes it."""
+    (tmp_path / "run.py").write_text(KILLED)
+    process = subprocess.Popen([sys.executable, tmp_path / "run.py", source, tmp_path / "a"], start_new_session=True)
+    folder = tmp_path / ".a.import"
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        if len(list(folder.glob("part-?????"))) >= moment and (folder / "import.json").exists():
+            break
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    if (tmp_path / "a").exists():
+        pytest.skip("it was faster than the kill")
+    run(source, tmp_path / "a")
+    run(source, tmp_path / "b")
+    assert Store(tmp_path / "a").fingerprint == Store(tmp_path / "b").fingerprint
+    assert everything(tmp_path / "a") == everything(tmp_path / "b")
+
+
+def test_unknown_sources_are_named(tmp_path):
+    with pytest.raises(SourceError, match="no such file or folder"):
+        run(tmp_path / "nothing", tmp_path / "a")
+    with pytest.raises(SourceError, match="no format 'rdls'; did you mean 'rlds'"):
+        import_source(SourceReference(str(tmp_path), format="rdls"), tmp_path / "a", progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_everything_bad_is_no_store(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"x": 1}\n{"x": 2}\n')
+    with pytest.raises(StoreError, match=r"every record was skipped as bad; the first: .*no field 'text'"):
+        run(tmp_path / "a.jsonl", tmp_path / "a", bad="skip")
+    assert not (tmp_path / "a").exists()
