@@ -167,6 +167,16 @@ def _add_data(commands: Any) -> None:
     check.add_argument("--episodes", type=_positive, metavar="N", help="read so many of each, at random (default: all)")
     check.add_argument("--json", metavar="FILE", help="also write everything there")
 
+    show = action(
+        "show",
+        "write a page: frames, actions, tokens with their loss, packed rows",
+        "  gato data show data/door\n  gato data show data/* --out data.html --length 512",
+    )
+    show.add_argument("stores", nargs="+", type=Path, metavar="STORE")
+    show.add_argument("--out", type=Path, default=Path("data.html"), metavar="FILE", help="(default data.html)")
+    show.add_argument("--length", type=_positive, default=1024, metavar="L", help="tokens in a row (default 1024)")
+    show.add_argument("--text-model", type=Path, metavar="FILE", help="SentencePiece model (default: the shipped one)")
+
     text = action(
         "train-tokenizer",
         "train a SentencePiece model on texts",

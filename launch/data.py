@@ -50,6 +50,13 @@ def run_check(arguments: argparse.Namespace) -> int:
     return 1 if any(report.violated for report in reports) else 0
 
 
+def run_show(arguments: argparse.Namespace) -> None:
+    """Writes the page of some stores and prints its path."""
+    from gato.evaluation.data_page import write_data_page
+
+    print(write_data_page(arguments.stores, arguments.out, arguments.length, arguments.text_model))
+
+
 def run_train_tokenizer(arguments: argparse.Namespace) -> None:
     """Trains a SentencePiece model on texts and writes it."""
     from gato.data_pipelines.text_corpus import texts_of

@@ -17,12 +17,12 @@ import html
 import json
 import math
 from collections.abc import Iterable, Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from gato.evaluation.page import header, page, section
 from gato.evaluation.report_charts import Score, duration, line_chart, number, score_bars, stage_bar
-from gato.evaluation.report_pictures import data_uri, token_legend, token_picture
+from gato.evaluation.report_pictures import data_uri, token_card
 from gato.tokenizers.errors import GatoError
 from gato.tokenizers.layout import KINDS
 
@@ -50,7 +50,6 @@ def render(run: Path) -> str:
     summary: Mapping[str, Any] = _json(run / "evaluation" / "summary.json", {"tasks": {}})
     timings: Mapping[str, Any] = _json(run / "timings.json", {})
     metrics = _metrics(run / "metrics.jsonl")
-    style = files("gato.evaluation").joinpath("report.css").read_text(encoding="utf-8")
     sections = [
         _header(run, config, summary, metrics, timings),
         _scores(summary),
@@ -61,15 +60,7 @@ def render(run: Path) -> str:
         _timings(timings, metrics),
         _configuration(config),
     ]
-    title = html.escape(f"Gato: {run.resolve().name}")
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        # An empty icon: otherwise a browser asks for /favicon.ico.
-        f'<link rel="icon" href="data:,"><style>\n{style}</style></head>\n<body><main>\n'
-        + "\n".join(section for section in sections if section)
-        + "\n</main></body></html>\n"
-    )
+    return page(f"Gato: {run.resolve().name}", sections)
 
 
 def _header(
@@ -94,12 +85,11 @@ def _header(
             tiles.append((f"{tokens / 1e6:,.1f} M", "tokens in the rows trained on"))
     if timings.get("stages"):
         tiles.append((duration(sum(timings["stages"].values())), "from nothing to this page"))
-    boxes = "".join(f'<div class="tile"><b>{html.escape(v)}</b><span>{html.escape(k)}</span></div>' for v, k in tiles)
-    return (
-        f"<header><h1>{html.escape(run.resolve().name)}</h1>"
-        "<p>One network, trained on text, images and control episodes as one kind of token sequence, then prompted "
-        "with a demonstration and left to act.</p>"
-        f'<div class="tiles">{boxes}</div></header>'
+    return header(
+        run.resolve().name,
+        "One network, trained on text, images and control episodes as one kind of token sequence, then prompted with a "
+        "demonstration and left to act.",
+        tiles,
     )
 
 
@@ -140,7 +130,7 @@ def _scores(summary: Mapping[str, Any]) -> str:
     count = (
         f" over {episodes[0]}" if len(episodes) == 1 else f" over {episodes[0]} to {episodes[-1]}" if episodes else ""
     )
-    return _section(
+    return section(
         "Scores",
         f"Each task on its own scale from random to expert{count} episodes on seeds that no demonstration used. The "
         "figures at the right are the agent's and the expert's own.",
@@ -165,7 +155,7 @@ def _films(folder: Path, summary: Mapping[str, Any]) -> str:
         )
     if not figures:
         return ""
-    return _section(
+    return section(
         "The agent at work",
         "The first evaluation episode of each task, whether it went well or not.",
         f'<div class="gallery">{"".join(figures)}</div>',
@@ -197,7 +187,7 @@ def _captions(folder: Path, summary: Mapping[str, Any]) -> str:
     if not figures:
         return ""
     table = f'<div class="card"><table>{"".join(scores)}</table></div>' if scores else ""
-    return _section(
+    return section(
         "What it sees",
         "Captions and answers for held-out scenes, as the network wrote them; green where every word is right.",
         f'{table}<div class="gallery captions">{"".join(figures)}</div>',
@@ -228,7 +218,7 @@ def _curves(metrics: list[dict[str, Any]]) -> str:
     cards = "".join(f'<div class="card">{chart}</div>' for chart in charts if chart)
     if not cards:
         return ""
-    return _section(
+    return section(
         "Learning curves",
         "Cross-entropy in nats a token, on the tokens that carry loss. Dashed: episodes held out from training.",
         f'<div class="pair">{cards}</div>',
@@ -238,13 +228,11 @@ def _curves(metrics: list[dict[str, Any]]) -> str:
 def _tokens(described: list[dict[str, Any]]) -> str:
     if not described:
         return ""
-    present = {token["kind"] for sequence in described for token in sequence["tokens"]}
-    legend = token_legend([kind for kind in KINDS if kind in present])
-    return _section(
+    return section(
         "What the network reads",
         "The beginning of one sequence of each kind of source. Numbers are bins or values, words are pieces of text; "
         "every token is read, the filled ones are also learned.",
-        f'{legend}<div class="card">{"".join(token_picture(sequence) for sequence in described)}</div>',
+        token_card(described),
     )
 
 
@@ -260,7 +248,7 @@ def _timings(timings: Mapping[str, Any], metrics: list[dict[str, Any]]) -> str:
     for key, value in (timings.get("machine") or {}).items():
         rows += f'<tr><td>{html.escape(key)}</td><td class="n">{html.escape(str(value))}</td></tr>'
     table = f"<table>{rows}</table>"
-    return _section(
+    return section(
         "Time", "Wall-clock time of each stage on this machine.", f'<div class="card">{stage_bar(stages)}{table}</div>'
     )
 
@@ -272,15 +260,11 @@ def _configuration(config: Mapping[str, Any]) -> str:
         f'<tr><td class="c">{html.escape(key)}</td><td class="c">{html.escape(str(value))}</td></tr>'
         for key, value in _flat(config)
     )
-    return _section(
+    return section(
         "Configuration",
         "What this run was started with; the same configuration and seed give the same rows in the same order.",
         f"<details><summary>all settings</summary><table>{rows}</table></details>",
     )
-
-
-def _section(title: str, lead: str, body: str) -> str:
-    return f'<section><h2>{title}</h2><p class="lead">{html.escape(lead)}</p>{body}</section>'
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -123,3 +123,10 @@ def token_legend(kinds: Sequence[str]) -> str:
     chips.append('<span class="chip k-separator learned">filled: learned</span>')
     chips.append('<span class="chip k-separator">outlined: only read</span>')
     return f'<p class="legend">{"".join(chips)}</p>'
+
+
+def token_card(described: Sequence[Mapping[str, Any]]) -> str:
+    """Several described sequences with the key to their colours."""
+    present = {token["kind"] for sequence in described for token in sequence["tokens"]}
+    legend = token_legend([kind for kind in KINDS if kind in present])
+    return f'{legend}<div class="card">{"".join(token_picture(sequence) for sequence in described)}</div>'

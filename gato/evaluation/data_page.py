@@ -1,0 +1,187 @@
+"""One page that shows what a store holds: frames, actions over time, tokens with their loss, and how rows are packed.
+
+People look at this before they spend a pod-week.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from gato.data_pipelines.check import StoreReport, check_store
+from gato.data_pipelines.episode import Episode
+from gato.data_pipelines.mixture import SourceConfig, open_sources
+from gato.data_pipelines.rows import BEGIN, END, PROMPT_BEGIN, PROMPT_END, Rows
+from gato.data_pipelines.store import Store
+from gato.evaluation.page import header, page, section
+from gato.evaluation.report_charts import number
+from gato.evaluation.report_pictures import describe_tokens, png_uri, token_card
+from gato.tokenizers.errors import GatoError
+from gato.tokenizers.layout import Layout
+from gato.tokenizers.sequence import SequenceTokenizer
+from gato.tokenizers.text import TextTokenizer
+from gato.tokenizers.vocabulary import Vocabulary
+
+FRAMES, SHOWN_EPISODES, SHOWN_ACTIONS, SHOWN_ROWS, TIMESTEPS = 8, 3, 8, 16, 2
+CHECKED = 500  # episodes, for the statistics
+
+
+def write_data_page(paths: Sequence[Path], out: Path, length: int = 1024, text_model: Path | None = None) -> Path:
+    """Writes the page of some stores and returns its path.
+
+    Args:
+      length: tokens in a row, for the picture of the packing.
+      text_model: SentencePiece model; None: the one that is shipped.
+
+    Raises:
+      StoreError: a path is no store.
+    """
+    text = TextTokenizer.from_file(text_model) if text_model else TextTokenizer.default()
+    vocabulary = Vocabulary(text.size)
+    tokenizer = SequenceTokenizer(vocabulary, text, Layout())
+    reports = [check_store(path, CHECKED) for path in paths]
+    tiles = [
+        (f"{sum(report.episodes for report in reports):,}", "episodes and documents"),
+        (f"{sum(report.timesteps for report in reports):,}", "timesteps"),
+        (f"{sum(report.bytes for report in reports) / 1e6:,.0f} MB", "on the disk"),
+        (
+            f"{sum(report.violated for report in reports):,}",
+            f"bad episodes (of {sum(r.checked for r in reports):,} read)",
+        ),
+    ]
+    sections = [header("Data", "What the stores hold, and what the network will read of them.", tiles)]
+    for report in reports:
+        store = Store(report.path)
+        episodes = [store.episode(k * len(store) // SHOWN_EPISODES) for k in range(min(SHOWN_EPISODES, len(store)))]
+        first = tokenizer.tokenize(episodes[0].observations, episodes[0].actions, store.spec)
+        shown = first.slice(0, min(TIMESTEPS, len(episodes[0])))
+        body = [
+            _statistics(report),
+            _frames(episodes, store),
+            _actions(episodes[0], store),
+            token_card([describe_tokens("the beginning of the first episode", shown, vocabulary, text)]),
+            _packing(report.path, tokenizer, length),
+        ]
+        sections.append(section(store.name, f"{report.path}", "".join(part for part in body if part)))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page("Data", sections), encoding="utf-8")
+    return out
+
+
+def _statistics(report: StoreReport) -> str:
+    rows = []
+    for leaf in report.leaves:
+        notes = []
+        if leaf.constant:
+            notes.append(f"{leaf.constant} of {leaf.dimensions} never change")
+        if leaf.outside:
+            notes.append(f"{leaf.outside:.2%} outside the range")
+        if leaf.saturated:
+            notes.append(f"{leaf.saturated:.2%} saturated")
+        if leaf.distinct is not None:
+            notes.append(f"{leaf.distinct:,} different values")
+        cells = (
+            leaf.name,
+            leaf.spec.modality,
+            "x".join(map(str, leaf.spec.shape)) or "–",
+            f"{number(leaf.low)} … {number(leaf.high)}",
+            "; ".join(notes),
+        )
+        rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
+    bad = "".join(f'<p class="note">bad: {html.escape(message)}</p>' for _, message in report.violations)
+    lengths, returns = (" … ".join(number(values[k]) for k in (0, 2, 4)) for values in (report.lengths, report.returns))
+    about = f"lengths {lengths}, returns {returns} (lowest, median, highest)"
+    return f'<div class="card"><table>{"".join(rows)}</table><p class="note">{about}</p>{bad}</div>'
+
+
+def _frames(episodes: Sequence[Episode], store: Store) -> str:
+    leaves = [path for path, leaf in store.spec.observations.items() if leaf.modality == "image"]
+    if not leaves:
+        return ""
+    strips = []
+    for episode in episodes:
+        chosen = np.unique(np.linspace(0, len(episode) - 1, min(FRAMES, len(episode))).round().astype(int))
+        for leaf in leaves:
+            pictures = "".join(
+                f'<img src="{png_uri(episode.observations[leaf][step])}" alt="{html.escape(leaf)}, step {step}" '
+                f'title="step {step}" height="96">'
+                for step in chosen
+            )
+            words = [
+                episode.observations[path][0]
+                for path, other in store.spec.observations.items()
+                if other.modality == "text"
+            ]
+            caption = f"{leaf}; {' / '.join(words)}" if words else leaf
+            strips.append(f"<figure>{pictures}<figcaption>{html.escape(caption[:200])}</figcaption></figure>")
+    return f'<div class="card"><h3>Frames</h3>{"".join(strips)}</div>'
+
+
+def _actions(episode: Episode, store: Store) -> str:
+    """Each dimension of the actions over time, between the bounds of its leaf."""
+    width, height, gap = 900, 44, 8
+    lines = []
+    for path, leaf in store.spec.actions.items():
+        if leaf.modality == "text":
+            continue
+        values = np.asarray(episode.actions[path], np.float64).reshape(len(episode), -1)
+        low = np.broadcast_to(0.0 if leaf.low is None else np.asarray(leaf.low), values.shape[1])
+        high = np.broadcast_to(
+            (leaf.values or 2) - 1.0 if leaf.high is None else np.asarray(leaf.high), values.shape[1]
+        )
+        for dimension in range(min(values.shape[1], SHOWN_ACTIONS)):
+            lines.append(
+                (f"{path}[{dimension}]" if values.shape[1] > 1 else path, values[:, dimension], low, high, dimension)
+            )
+    if not lines:
+        return ""
+    out = []
+    for row, (name, values, low, high, dimension) in enumerate(lines):
+        top = row * (height + gap)
+        span = max(float(high[dimension] - low[dimension]), 1e-9)
+        x = 140 + (width - 150) * np.arange(len(values)) / max(len(values) - 1, 1)
+        y = top + height - height * (values - low[dimension]) / span
+        points = "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(x, y, strict=True))
+        out.append(f'<text class="tick" x="0" y="{top + height / 2 + 4:.0f}">{html.escape(name)}</text>')
+        for edge in (top, top + height):
+            out.append(f'<line class="grid" x1="140" x2="{width - 10}" y1="{edge}" y2="{edge}"/>')
+        out.append(f'<path class="line s{row % 8}" d="M{points}"/>')
+    total = len(lines) * (height + gap)
+    chart = (
+        f'<svg class="chart" viewBox="0 -4 {width} {total + 8}" role="img" aria-label="actions">{"".join(out)}</svg>'
+    )
+    return f'<div class="card"><h3>Actions of the first episode</h3>{chart}</div>'
+
+
+def _packing(path: Path, tokenizer: SequenceTokenizer, length: int) -> str:
+    """The first rows of a training on this store alone: a box for each segment, its prompt in another colour."""
+    try:
+        sources = open_sources([SourceConfig(path, expert_filter=None)], tokenizer, length, seed=0)
+        table, row_of = Rows(sources, length, seed=0).segments(0, SHOWN_ROWS)
+    except GatoError as error:
+        return f'<div class="card"><h3>Rows</h3><p class="note">{html.escape(str(error))}</p></div>'
+    width, height = 900, 14
+    out, used = [], np.zeros(SHOWN_ROWS, np.int64)
+    for segment, row in zip(table, row_of.tolist(), strict=True):
+        for kind, tokens in (
+            ("patch", segment[PROMPT_END] - segment[PROMPT_BEGIN]),
+            ("action", segment[END] - segment[BEGIN]),
+        ):
+            if not tokens:
+                continue
+            x, w = width * used[row] / length, width * int(tokens) / length
+            out.append(
+                f'<rect x="{x:.1f}" y="{row * (height + 3)}" width="{max(w - 1, 0.5):.1f}" height="{height}" rx="2" '
+                f'style="fill:var(--{kind})"><title>{int(tokens)} tokens</title></rect>'
+            )
+            used[row] += int(tokens)
+    share = used.sum() / (SHOWN_ROWS * length)
+    chart = (
+        f'<svg class="chart" viewBox="0 0 {width} {SHOWN_ROWS * (height + 3)}" role="img" aria-label="rows">'
+        f"{''.join(out)}</svg>"
+    )
+    note = f"the first {SHOWN_ROWS} rows of {length:,} tokens, {share:.1%} full; prompts in the colour of patches"
+    return f'<div class="card"><h3>Rows</h3>{chart}<p class="note">{note}</p></div>'
