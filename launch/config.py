@@ -31,7 +31,8 @@ class ConfigError(GatoError):
 def shipped_configs() -> list[str]:
     """Names of the experiment files in `gato/launch/configs/`."""
     folder = files("gato.launch").joinpath("configs")
-    return sorted(p.name[:-3] for p in folder.iterdir() if p.name.endswith(".py") and p.name != "__init__.py")
+    names = [path.relative_to(str(folder)).with_suffix("") for path in Path(str(folder)).rglob("*.py")]
+    return sorted(name.as_posix() for name in names if name.name != "__init__")
 
 
 def load_config(reference: str, overrides: Iterable[str] = ()) -> ConfigDict:
@@ -42,7 +43,7 @@ def load_config(reference: str, overrides: Iterable[str] = ()) -> ConfigDict:
     """
     name, _, argument = reference.partition(":")
     path = Path(name)
-    if not path.suffix and not path.exists():
+    if not path.suffix and not path.is_file():
         if name not in shipped_configs():
             raise ConfigError(f"--config={reference}: no such experiment; {suggest(name, shipped_configs())}")
         path = Path(str(files("gato.launch").joinpath("configs", f"{name}.py")))
@@ -136,10 +137,15 @@ def _group(value: Any) -> Any:
 
 def sources_in(folder: str, **settings: Any) -> list[dict[str, Any]]:
     """A source for every store below `folder`, with these settings of `SourceConfig`. Raises ConfigError for none."""
-    found = sorted(path.parent for path in Path(folder).rglob("store.json") if not path.parent.name.startswith("."))
+    found = sorted(path.parent for path in Path(folder).rglob("store.json") if not _unfinished(path, Path(folder)))
     if not found:
         raise ConfigError(f"{folder}: holds no stores; write some with: gato collect --out {folder}")
     return [{"path": str(path), **settings} for path in found]
+
+
+def _unfinished(path: Path, folder: Path) -> bool:
+    """Whether a store is part of an unfinished one: those lie in folders with a dot."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def train_config(config: ConfigDict) -> TrainConfig:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 from pathlib import Path
 
 import pytest
@@ -144,3 +146,20 @@ def test_a_presets_field_can_be_changed_on_the_command_line(tmp_path: Path) -> N
 
 def test_shipped_experiments_exist() -> None:
     assert {"quickstart", "gato_79m", "gato_364m", "gato_1_2b"} <= set(shipped_configs())
+
+
+def test_the_papers_mixture_lists_what_is_missing(tmp_path: Path) -> None:
+    mixture = importlib.import_module("gato.launch.configs.mixtures.gato_paper")
+    assert sum(mixture.WEIGHTS.values()) == pytest.approx(100, abs=1.0)  # the paper's numbers are rounded
+    for name, steps in (("meta_world/reach", 30), ("meta_world/push", 10), ("massive_text/books", 5)):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "store.json").write_text(json.dumps({"timesteps": steps}))
+    with pytest.raises(ConfigError, match=r"missing dm_lab, atari, .*\d+\.\d\d % of the tokens.*redistribute"):
+        load_config(f"mixtures/gato_paper:{tmp_path}")
+    config = load_config(f"mixtures/gato_paper:{tmp_path},redistribute")
+    weights = {Path(source["path"]).name: source["weight"] for source in config.sources}
+    assert weights == pytest.approx({"push": 8.96 / 4, "reach": 8.96 * 3 / 4, "books": 6.7})
+    with pytest.raises(ConfigError, match="not 'redistribut'"):
+        load_config(f"mixtures/gato_paper:{tmp_path},redistribut")
+    with pytest.raises(ConfigError, match="none of the paper's domains"):
+        load_config(f"mixtures/gato_paper:{tmp_path / 'meta_world'}")
