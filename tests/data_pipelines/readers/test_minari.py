@@ -72,7 +72,7 @@ def nested(steps: int, extra: int = 1) -> Any:
     )
 
 
-def create(name: str, buffers: list[Any]) -> None:
+def create(name: str, buffers: list[Any], data_format: str = "hdf5") -> None:
     minari.create_dataset_from_buffers(
         name,
         buffers,
@@ -84,7 +84,7 @@ def create(name: str, buffers: list[Any]) -> None:
             }
         ),
         action_space=gym.spaces.Tuple((gym.spaces.Discrete(3), gym.spaces.Box(-2, 2, (2,), np.float32))),
-        data_format="hdf5",
+        data_format=data_format,
     )
 
 
