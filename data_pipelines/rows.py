@@ -108,6 +108,11 @@ class Rows:
                 targets[mine] += tokens - least * source.index.idle_per_unit
         return patches, targets
 
+    def epochs(self, rows: int) -> dict[int, float]:
+        """How often a run of so many rows sees each source's data, by the index of the source."""
+        windows = rows * self.length * self.fill
+        return {n: windows * self._window_part[n] / max(self._epoch_tokens[n], 1) for n in self._used}
+
     def _plan_block(self, number: int) -> Block:
         table = self._sequences(number)
         lengths = _lengths(table)

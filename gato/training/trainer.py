@@ -26,6 +26,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from gato.data_pipelines.mixture_table import mixture_table
 from gato.tokenizers.errors import GatoError
 from gato.training import run_directory
 from gato.training.checkpoint import Checkpoints, check_vocabulary, saved_steps
@@ -79,6 +80,8 @@ def train(config: TrainConfig, run_dir: Path | str) -> TrainResult:
         with _Stop() as stop, LiveLine(config.steps, start) as line:
             where = f"resumed from step {start}" if start else "from scratch"
             line.say(f"{run_dir}: {parameters:,} parameters, {len(config.sources)} sources, {where}")
+            for text in mixture_table(setup.loader.sources, setup.loader.rows, config.steps * config.batch_size):
+                line.say(text)
             return _Loop(config, run_dir, setup, checkpoints, line, stop).run(state, start)
     finally:
         checkpoints.close()

@@ -7,6 +7,7 @@ from synthetic import make_tokenizer
 from gato.data_pipelines import rows as rows_module
 from gato.data_pipelines.errors import MixtureError
 from gato.data_pipelines.mixture import SourceConfig, open_sources
+from gato.data_pipelines.mixture_table import mixture_table
 from gato.data_pipelines.rows import (
     BEGIN,
     END,
@@ -191,3 +192,20 @@ def test_the_plan_bounds_patches_and_targets(stores):
         assert (targets[mine] <= tokens(table)[mine]).all()
         if source.name == "vectors":  # 3 + 2 observed, a separator, two action tokens
             np.testing.assert_array_equal(targets[mine], tokens(table)[mine] // 8 * 2)
+
+
+def test_the_table_of_a_mixture_counts_epochs_as_the_rows_do(stores):
+    rows = open_rows(stores)
+    sources = rows.sources
+    count = 3 * rows.rows_per_block
+    table, _ = rows.segments(0, count)
+    epochs = rows.epochs(count)
+    for number, source in enumerate(sources):
+        mine = table[table[:, SOURCE] == number]
+        tokens = (mine[:, END] - mine[:, BEGIN]).sum()
+        whole = source.index.totals[source.episodes["train"]].sum()
+        assert epochs[number] == pytest.approx(tokens / whole, rel=0.05), source.name
+    lines = mixture_table(sources, rows, count)
+    assert len(lines) == len(sources) + 1
+    for line, source in zip(lines[1:], sources, strict=True):
+        assert line.startswith(source.name)
