@@ -71,33 +71,20 @@ def import_source(
         kept: after the cause is mended, the same call goes on.
       StoreError: ``dest`` holds something else, the disk is full, or nothing is left to import.
     """
-    dest = Path(dest)
-    source = open_source(reference)
-    identity = f"{source.identity}-{bad}-{store_format.VERSION}"
-    if dest.exists():
-        return _existing(dest, identity)
-    folder = dest.with_name(f".{dest.name}.import")
-    parts = _prepare(folder, source, identity, bad)
-    waiting = [part for part in parts if not _done(folder, part)]
-    total = sum(part.stop - part.start for part in parts)
+    plan = plan_import(reference, dest, bad)
+    if isinstance(plan, Imported):
+        return plan
+    waiting, name = plan.waiting(), plan.source.name
+    total = sum(part.stop - part.start for part in plan.parts)
     with show_progress(total, "importing", progress) as advance:
-        advance(total - sum(part.stop - part.start for part in waiting), source.name)
-        _run(waiting, reference, folder, bad, min(processes, len(waiting)), lambda count: advance(count, source.name))
-    skipped = [entry for part in parts for entry in _skipped(folder, part)]
-    about = {"identity": identity, "format": source.format, "records": len(source.reader), "skipped": len(skipped)}
-    if len(skipped) == len(source.reader):
-        raise StoreError(f"{dest}: every record was skipped as bad; the first: {skipped[0][1]}")
-    merge_parts([folder / part.name for part in parts], folder, {**source.metadata, "import": about})
-    (folder / "skipped.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in skipped))
-    os.rename(folder, dest)
-    _tidy(dest, parts)
-    store = Store(dest)
-    return Imported(dest, len(store), int(store.lengths.sum(dtype="int64")), skipped, already_there=False)
+        advance(total - sum(part.stop - part.start for part in waiting), name)
+        _run(waiting, plan, min(processes, len(waiting)), lambda count: advance(count, name))
+    return plan.finish()
 
 
 @dataclasses.dataclass(frozen=True)
-class _Part:
-    """Records ``start..stop-1`` of the source."""
+class Part:
+    """Records ``start..stop-1`` of a source."""
 
     number: int
     start: int
@@ -108,6 +95,57 @@ class _Part:
         return f"part-{self.number:05d}"
 
 
+@dataclasses.dataclass(frozen=True)
+class ImportPlan:
+    """An import under way: its parts can be written by anybody, in any order; the last step makes them one store.
+
+    Attributes:
+      reference, source: what is imported. dest: the store to be. folder: where the parts gather.
+      bad: "fail" or "skip". identity: of the data and the options.
+    """
+
+    reference: SourceReference
+    source: OpenSource
+    dest: Path
+    folder: Path
+    parts: Sequence[Part]
+    bad: Bad
+    identity: str
+
+    def waiting(self) -> list[Part]:
+        """The parts that are not there yet."""
+        return [part for part in self.parts if not (self.folder / part.name).exists()]
+
+    def finish(self) -> Imported:
+        """Makes the finished parts one store, atomically."""
+        records = len(self.source.reader)
+        skipped = [entry for part in self.parts for entry in _skipped(self.folder, part)]
+        about = {"identity": self.identity, "format": self.source.format, "records": records, "skipped": len(skipped)}
+        if len(skipped) == records:
+            raise StoreError(f"{self.dest}: every record was skipped as bad; the first: {skipped[0][1]}")
+        parts = [self.folder / part.name for part in self.parts]
+        merge_parts(parts, self.folder, {**self.source.metadata, "import": about})
+        (self.folder / "skipped.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in skipped))
+        os.rename(self.folder, self.dest)
+        _tidy(self.dest, self.parts)
+        return _imported(self.dest, skipped, already_there=False)
+
+
+def plan_import(reference: SourceReference, dest: str | os.PathLike[str], bad: Bad = "fail") -> ImportPlan | Imported:
+    """Opens the source and cuts it into parts; `Imported` if ``dest`` holds this very import already.
+
+    Raises:
+      SourceError, StoreError: as `import_source`.
+    """
+    dest = Path(dest)
+    source = open_source(reference)
+    identity = f"{source.identity}-{bad}-{store_format.VERSION}"
+    if dest.exists():
+        return _existing(dest, identity)
+    folder = dest.with_name(f".{dest.name}.import")
+    return ImportPlan(reference, source, dest, folder, _prepare(folder, source, identity, bad), bad, identity)
+
+
 def _existing(dest: Path, identity: str) -> Imported:
     store = Store(dest)
     found = store.metadata.get("import", {}).get("identity")
@@ -116,10 +154,15 @@ def _existing(dest: Path, identity: str) -> Imported:
         raise StoreError(f"{dest}: holds {what}; delete it or choose another folder")
     file = dest / "skipped.jsonl"
     skipped = [(int(number), why) for number, why in map(json.loads, file.read_text().splitlines())]
-    return Imported(dest, len(store), int(store.lengths.sum(dtype="int64")), skipped, already_there=True)
+    return _imported(dest, skipped, already_there=True)
 
 
-def _prepare(folder: Path, source: OpenSource, identity: str, bad: Bad) -> list[_Part]:
+def _imported(dest: Path, skipped: list[tuple[int, str]], already_there: bool) -> Imported:
+    store = Store(dest)
+    return Imported(dest, len(store), int(store.lengths.sum(dtype="int64")), skipped, already_there)
+
+
+def _prepare(folder: Path, source: OpenSource, identity: str, bad: Bad) -> list[Part]:
     """The parts of this import; the folder says for which data they are."""
     plan = folder / "import.json"
     if plan.exists():
@@ -139,9 +182,9 @@ def _prepare(folder: Path, source: OpenSource, identity: str, bad: Bad) -> list[
     return _parts(len(source.reader), per_part)
 
 
-def _parts(records: int, per_part: int) -> list[_Part]:
+def _parts(records: int, per_part: int) -> list[Part]:
     starts = range(0, records, per_part)
-    return [_Part(number, start, min(start + per_part, records)) for number, start in enumerate(starts)]
+    return [Part(number, start, min(start + per_part, records)) for number, start in enumerate(starts)]
 
 
 def _first_size(source: OpenSource, bad: Bad) -> int:
@@ -158,32 +201,22 @@ def _first_size(source: OpenSource, bad: Bad) -> int:
     return 0
 
 
-def _done(folder: Path, part: _Part) -> bool:
-    return (folder / part.name).exists()
-
-
-def _skipped(folder: Path, part: _Part) -> list[tuple[int, str]]:
+def _skipped(folder: Path, part: Part) -> list[tuple[int, str]]:
     file = folder / f"{part.name}.skipped.json"
     return [(int(number), why) for number, why in json.loads(file.read_text())]
 
 
-def _run(
-    parts: Sequence[_Part],
-    reference: SourceReference,
-    folder: Path,
-    bad: Bad,
-    processes: int,
-    advance: Callable[[int], None],
-) -> None:
+def _run(parts: Sequence[Part], plan: ImportPlan, processes: int, advance: Callable[[int], None]) -> None:
+    job = plan.reference, plan.folder, plan.bad
     if processes <= 1:
         for part in parts:
-            _import_part(reference, folder, part, bad, advance)
+            import_part(*job, part, advance)
         return
     context = multiprocessing.get_context("spawn")
     channel = context.Queue()
     executor = concurrent.futures.ProcessPoolExecutor(processes, context, initializer=_start, initargs=(channel,))
     try:
-        waiting = {executor.submit(_work, reference, folder, part, bad) for part in parts}
+        waiting = {executor.submit(_work, *job, part) for part in parts}
         while waiting:
             done, waiting = concurrent.futures.wait(waiting, 0.5, concurrent.futures.FIRST_COMPLETED)
             with contextlib.suppress(queue.Empty):
@@ -209,8 +242,8 @@ def _start(channel: Any) -> None:
     start_worker()
 
 
-def _work(reference: SourceReference, folder: Path, part: _Part, bad: Bad) -> None:
-    _import_part(reference, folder, part, bad, _channel.put)
+def _work(reference: SourceReference, folder: Path, bad: Bad, part: Part) -> None:
+    import_part(reference, folder, bad, part, _channel.put)
 
 
 @functools.cache
@@ -219,9 +252,8 @@ def _source(reference: SourceReference) -> OpenSource:
     return open_source(reference)
 
 
-def _import_part(
-    reference: SourceReference, folder: Path, part: _Part, bad: Bad, advance: Callable[[int], None]
-) -> None:
+def import_part(reference: SourceReference, folder: Path, bad: Bad, part: Part, advance: Callable[[int], None]) -> None:
+    """Writes one part into ``folder``; ``advance(n)`` after n more records. Raises as `import_source`."""
     source, skipped = _source(reference), []
     path = folder / part.name
     with StoreWriter(path, source.name, source.spec, source.metadata, jpeg=source.jpeg, part=True) as writer:
@@ -240,7 +272,7 @@ def _import_part(
     advance((part.stop - part.start) % _REPORT)
 
 
-def _tidy(dest: Path, parts: Sequence[_Part]) -> None:
+def _tidy(dest: Path, parts: Sequence[Part]) -> None:
     """Removes what only the parts needed. Nothing depends on it."""
     leftovers: Iterator[Path] = (
         file

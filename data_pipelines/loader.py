@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 
 from gato.data_pipelines.collate import Batch, collate, pad
 from gato.data_pipelines.errors import MixtureError, ResumeError
@@ -55,6 +57,7 @@ class Loader:
         process_index: int = 0,
         process_count: int = 1,
         threads: int = 2,
+        workers: int = 0,
         derive: Derive | None = None,
         episode_weight: Weigh | None = None,
         recipe: str = "gato",
@@ -67,6 +70,8 @@ class Loader:
           seed: of the row order and of the held-out episodes.
           start_batch: number of the first batch. process_index, process_count: this host, and how many there are.
           threads: that prefetch; 0 assembles in the calling thread. The batches are the same.
+          workers: processes that assemble batches, each with so many threads; 0: this one does. Of use where decoding
+            pictures is too much for threads; the batches are the same.
           derive, episode_weight, recipe: what the recipe computes from an episode, and its name (for the fingerprint).
           cache_bytes: memory for tokenized episodes.
         """
@@ -78,13 +83,35 @@ class Loader:
         self.rows = Rows(self.sources, length, seed)
         self._held_out: Rows | None = None
         self._tokenizer, self._batch_size, self._length, self._seed = tokenizer, batch_size, length, seed
-        self._process_index, self._process_count, self._threads = process_index, process_count, threads
+        self._process_index, self._process_count = process_index, process_count
+        self._threads, self._workers = threads, workers
+        # What a worker process needs to build its own loader.
+        self._arguments = {
+            "configs": configs,
+            "tokenizer": tokenizer,
+            "batch_size": batch_size,
+            "length": length,
+            "seed": seed,
+            "process_index": process_index,
+            "process_count": process_count,
+            "derive": derive,
+            "episode_weight": episode_weight,
+            "recipe": recipe,
+            "cache_bytes": cache_bytes // max(workers, 1),
+        }
         self._recipe = recipe
         self._cache = TokenCache(self.sources, tokenizer, derive, episode_weight, cache_bytes)
         self._next_batch = start_batch
         self._iterator: Iterator[Batch] | None = None
         self._capacities: Capacities | None = None
         self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"arguments": self._arguments, "capacities": self._capacities}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__init__(**state["arguments"])  # type: ignore[misc]
+        self._capacities = state["capacities"]
 
     def __iter__(self) -> Loader:
         return self
@@ -94,7 +121,12 @@ class Loader:
             self.probe()
             batches = grain.MapDataset.source(_Batches(self))[self._next_batch :]
             options = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=2 * self._threads)
-            self._iterator = iter(batches.to_iter_dataset(options))
+            dataset = batches.to_iter_dataset(options)
+            if self._workers:
+                if not flags.FLAGS.is_parsed():  # grain asks for absl's flags in its processes
+                    flags.FLAGS(sys.argv[:1])
+                dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=2))
+            self._iterator = iter(dataset)
         batch = next(self._iterator)
         self._next_batch += 1
         return batch

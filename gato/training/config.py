@@ -49,6 +49,7 @@ class TrainConfig:
       validation_every: steps between two validation losses on the held-out episodes; 0: never.
       validation_batches: batches of one validation loss.
       loader_threads: threads that prepare batches.
+      loader_workers: processes that prepare batches, each with so many threads; 0: this process does.
     """
 
     model: ModelConfig
@@ -69,6 +70,7 @@ class TrainConfig:
     validation_every: int = 0
     validation_batches: int = 8
     loader_threads: int = 2
+    loader_workers: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sources", tuple(self.sources))

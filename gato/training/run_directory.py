@@ -16,7 +16,16 @@ from gato.training.config import ConfigError, TrainConfig
 CONFIG_FILE = "config.json"
 PARAMETERS_FILE = "parameters.txt"
 # Fields that change what is written and how fast, never a number of the run: they may differ on resume.
-_FREE = ("log_every", "checkpoint_every", "keep", "validation_every", "validation_batches", "loader_threads", "mesh")
+_FREE = (
+    "log_every",
+    "checkpoint_every",
+    "keep",
+    "validation_every",
+    "validation_batches",
+    "loader_threads",
+    "loader_workers",
+    "mesh",
+)
 
 # Nor where the data and the text tokenizer lie: their contents are compared on resume.
 _PLACES = re.compile(r"sources\[\d+\]\.path|text_model")

@@ -110,6 +110,7 @@ def build(config: TrainConfig) -> Setup:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         threads=config.loader_threads,
+        workers=config.loader_workers,
         derive=recipe.derive,
         episode_weight=recipe.episode_weight,
         recipe=recipe.name,

@@ -124,9 +124,15 @@ def test_distinct_patches():
     np.testing.assert_array_equal(distinct[index], patches)
 
 
-def test_threads_give_the_same_stream(stores):
-    plain, threaded = (take(open_loader(stores, threads=threads), 40) for threads in (0, 2))
-    for a, b in zip(plain, threaded, strict=True):
+@pytest.mark.parametrize(("threads", "workers"), [(2, 0), (4, 0), (0, 1), (1, 2)])
+def test_threads_and_processes_give_the_same_stream(stores, threads, workers):
+    plain = take(open_loader(stores, threads=0), 30)
+    other = open_loader(stores, threads=threads, workers=workers)
+    for a, b in zip(plain, take_exactly(other, 30), strict=True):
+        same(a, b)
+    resumed = open_loader(stores, threads=threads, workers=workers)
+    resumed.restore(json.loads(json.dumps(other.state())))
+    for a, b in zip(take(open_loader(stores, start_batch=30), 3), take_exactly(resumed, 3), strict=True):
         same(a, b)
 
 

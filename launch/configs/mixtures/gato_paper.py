@@ -6,9 +6,9 @@ Time      1,000,000 steps of 512 rows of 1,024 tokens: 524 billion tokens
 Result    not measured by us: most of the paper's data were never published
 
 DATA has a folder for each domain, named as in `WEIGHTS`, with the domain's stores anywhere below it:
-``DATA/meta_world/reach/store.json``. A domain's weight is shared by its stores in proportion to their timesteps, so that
-its tasks are visited as they would be in one large store. Domains that are missing are listed, and nothing is trained,
-until ``mixtures/gato_paper:DATA,redistribute`` gives their weight to those that are there.
+``DATA/meta_world/reach/store.json``. A domain's weight is shared by its stores in proportion to their timesteps, so
+that its tasks are visited as they would be in one large store. Domains that are missing are listed, and nothing is
+trained, until ``mixtures/gato_paper:DATA,redistribute`` gives their weight to those that are there.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CONTROL = {
 TEXT_AND_IMAGES = {
     "massive_text": 6.7,
     "m3w": 4.0,
-    **{name: 0.67 for name in ("align", "ms_coco", "conceptual_captions", "ltip", "ok_vqa", "vqa_v2")},
+    **dict.fromkeys(("align", "ms_coco", "conceptual_captions", "ltip", "ok_vqa", "vqa_v2"), 0.67),
 }
 WEIGHTS = {**CONTROL, **TEXT_AND_IMAGES}
 
@@ -71,8 +71,8 @@ def sources(folder: str, redistribute: bool = False) -> list[dict[str, Any]]:
     if missing and not redistribute:
         share = sum(WEIGHTS[domain] for domain in missing)
         raise ConfigError(
-            f"{folder}: missing {', '.join(missing)} ({share:.2f} % of the tokens); import them, or give their weight to "
-            f"the others with --config=mixtures/gato_paper:{folder},redistribute"
+            f"{folder}: missing {', '.join(missing)} ({share:.2f} % of the tokens); import them, or give their weight "
+            f"to the others with --config=mixtures/gato_paper:{folder},redistribute"
         )
     return [source for domain in there for source in _domain(Path(folder, domain), WEIGHTS[domain])]
 

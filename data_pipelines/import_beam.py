@@ -1,0 +1,60 @@
+"""`gato data import` on Apache Beam: the parts of an import as elements of a pipeline, on any runner.
+
+    python -m gato.data_pipelines.import_beam SOURCE DEST [--bad skip] [--format F] -- --runner=... (Beam's own options)
+
+SOURCE and DEST lie on a file system that all workers see. Beam wants an older protobuf than the rest: install it in an
+environment of its own, ``pip install "gato-jax[formats]" apache-beam``. The store is, to the bit, the one that
+`import_source` makes, and a pipeline that failed goes on with the parts that are missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gato.data_pipelines.import_source import Bad, Imported, Part, import_part, plan_import
+from gato.data_pipelines.readers.extras import require
+from gato.data_pipelines.readers.registry import SourceReference
+from gato.tokenizers.errors import GatoError
+
+
+def import_with_beam(
+    reference: SourceReference, dest: Path, bad: Bad = "fail", options: Sequence[str] = ()
+) -> Imported:
+    """Imports a source into the store ``dest`` with a Beam pipeline. Raises as `import_source`."""
+    beam = require("apache_beam", "with Beam")
+    plan = plan_import(reference, dest, bad)
+    if isinstance(plan, Imported):
+        return plan
+    job = plan.reference, plan.folder, plan.bad
+
+    def write(part: Part) -> int:
+        import_part(*job, part, lambda count: None)
+        return part.stop - part.start
+
+    with beam.Pipeline(argv=list(options)) as pipeline:
+        parts = pipeline | "parts" >> beam.Create(plan.waiting()) | "spread" >> beam.Reshuffle()
+        _ = parts | "import" >> beam.Map(write)
+    return plan.finish()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("source", metavar="SOURCE", help="as of `gato data import`")
+    parser.add_argument("dest", type=Path, metavar="DEST", help="the store to make")
+    parser.add_argument("--path", default="", metavar="FOLDER")
+    parser.add_argument("--format", default="")
+    parser.add_argument("--bad", choices=("fail", "skip"), default="fail")
+    found, options = parser.parse_known_args(arguments)
+    reference = SourceReference(found.source, found.path, found.format)
+    done = import_with_beam(reference, found.dest, found.bad, [option for option in options if option != "--"])
+    print(f"{done.store}: {done.episodes:,} episodes, {done.timesteps:,} timesteps, {len(done.skipped)} skipped")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except GatoError as error:
+        sys.exit(f"error: {error}")
