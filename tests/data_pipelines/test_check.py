@@ -1,0 +1,77 @@
+"""What `gato data check` finds."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from gato.data_pipelines.check import check_store
+from gato.data_pipelines.episode import Episode, EpisodeSpec, LeafSpec
+from gato.data_pipelines.store_writer import StoreWriter
+
+SPEC = EpisodeSpec.of(
+    {"joints": LeafSpec("continuous", (3,)), "mode": LeafSpec("discrete", values=5), "order": LeafSpec("text")},
+    {"move": LeafSpec("continuous", (2,), low=-1.0, high=1.0)},
+)
+
+
+def episode(rng: np.random.Generator, steps: int) -> Episode:
+    joints = rng.normal(size=(steps, 3)).astype(np.float32)
+    joints[:, 1] = 0.5
+    joints[0, 2] = 300.0
+    observations = {"joints": joints, "mode": rng.integers(3, size=steps), "order": ["go"] * steps}
+    actions = {"move": rng.uniform(-1, 1, (steps, 2)).astype(np.float32)}
+    return Episode(observations, actions, np.ones(steps, np.float32))
+
+
+@pytest.fixture
+def store(tmp_path):
+    rng = np.random.default_rng(0)
+    with StoreWriter(tmp_path / "s", "lab/s", SPEC, {"task": "t"}) as writer:
+        for k in range(10):
+            made = episode(rng, 10 + k)
+            if k == 7:
+                made.actions["move"][4, 1] = 1.5  # the writer checks shapes and numbers, an import also ranges
+            writer.write(made)
+    return tmp_path / "s"
+
+
+def test_statistics_of_every_leaf(store):
+    report = check_store(store, progress=False)
+    assert (report.episodes, report.timesteps, report.checked) == (10, 145, 10)
+    assert report.lengths == [10, 12.25, 14.5, 16.75, 19]
+    assert report.returns[0] == 10
+    joints, mode, order, move = report.leaves
+    assert [leaf.name for leaf in report.leaves] == [
+        "observations.joints",
+        "observations.mode",
+        "observations.order",
+        "actions.move",
+    ]
+    assert (joints.constant, joints.dimensions) == (1, 3)
+    assert joints.saturated == pytest.approx(10 / (145 * 3))
+    assert joints.high == 300
+    assert mode.distinct == 3
+    assert order.distinct == 1
+    assert move.outside == pytest.approx(1 / 290)
+    assert report.violated == 1
+    assert report.violations == [(7, "lab/s: episode 7: actions.move: step 4: 1.5 outside -1.0..1.0")]
+    json.dumps(report.to_json())
+
+
+def test_a_sample_is_the_same_every_time(store):
+    first, second = (check_store(store, episodes=4, progress=False) for _ in range(2))
+    assert first.checked == 4
+    assert first == second
+
+
+def test_damage_is_a_violation_with_its_place(store):
+    shard = store / "data-00000.array_record"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    report = check_store(store, progress=False)
+    assert report.violated > 1
+    assert "data-00000.array_record" in report.violations[0][1]
