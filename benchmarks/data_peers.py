@@ -3,10 +3,11 @@
     python benchmarks/data_peers.py [--json FILE] [--rounds 5] [--seconds 3]
 
 Each case is one store of long episodes, read from disk every time (no cache of tokens). *floor*: the bare reading,
-decoding and tokenizing of exactly the rows that the loader makes, one after the other. *loader*: the whole batch as
 decoding and tokenizing of exactly the rows that the loader makes, one after the other. *loader*: whole batches as
-training gets them, without threads. *torch*: a map-style Dataset over the same store whose items are the floor's work plus
-in every round, and the ratios are medians over the rounds: CPU time of the process, which other programs disturb least.
+training gets them, without threads. *torch*: a map-style Dataset over the same store whose items are the floor's work
+and the padding to a row, and torch's own DataLoader without workers; left out where torch is not installed. All take
+turns in every round, and the ratios are medians over the rounds: CPU time of the process, which other programs disturb
+least.
 """
 
 from __future__ import annotations
