@@ -68,7 +68,8 @@ class ArraysReader:
         arrays = self._load(index)
         groups: dict[str, dict[str, Any]] = {name: {} for name in GROUPS}
         rewards = arrays.pop("rewards", None)
-        steps = next((len(value) for name, value in arrays.items() if name.startswith("actions") and value.ndim), 0)
+        timed = [rewards, *(value for name, value in arrays.items() if name.startswith("actions"))]
+        steps = next((len(value) for value in timed if value is not None and value.ndim), 0)
         about = {}
         for name, value in arrays.items():
             group, _, path = name.partition(".")

@@ -31,6 +31,7 @@ from gato.tokenizers.spec import EpisodeSpec, LeafSpec
 LISTS = ("captions.jsonl", "metadata.jsonl")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 SIZE = (224, 224)
+_BLOCK = 512  # of tar files
 
 
 class ImageTextReader:
@@ -126,10 +127,11 @@ class Tars:
                             )
             except (tarfile.TarError, OSError, EOFError) as error:
                 raise SourceError(f"{file}: cannot be read: {first_line(error)}") from error
-            end = file.stat().st_size
-            for key, parts in groups.items():
-                if any(offset + size > end for offset, size in parts.values()):
-                    raise SourceError(f"{file}: sample {key!r}: the file ends in the middle of it; copy it again")
+            spans = [span for parts in groups.values() for span in parts.values()]
+            last = max((offset + -(-size // _BLOCK) * _BLOCK for offset, size in spans), default=0)
+            # tarfile takes a damaged header, or none, for the end of the archive; an archive ends with zeros.
+            if self._bytes(file, (last, _BLOCK)) != bytes(_BLOCK):
+                raise SourceError(f"{file}: damaged or cut after {len(groups)} samples; copy it again")
             self._samples += [(file, key, parts) for key, parts in groups.items()]
 
     def __len__(self) -> int:

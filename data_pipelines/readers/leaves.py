@@ -52,9 +52,9 @@ class Leaves:
         self._seen.append(name)
         if name in self._given:
             return self._given[name]
-        if dtype is str or (not isinstance(dtype, type) and np.dtype(dtype).kind in "OSU") or dtype is object:
-            return LeafSpec("text")
         dtype = np.dtype(dtype)
+        if dtype.kind in "OSU":
+            return LeafSpec("text")
         if image or (dtype == np.uint8 and len(shape) == 3 and shape[2] in (1, 3)):
             return LeafSpec("image", shape)
         if dtype == np.bool_:
@@ -75,6 +75,13 @@ class Leaves:
         raise SourceError(
             f"{self.where}: {name} has type {dtype}, which no tokenizer knows; leave it out: leaves={{{name!r}: None}}"
         )
+
+    def left_out(self, name: str) -> bool:
+        """Whether the user leaves this leaf out; nothing is asked about it then."""
+        if name in self._given and self._given[name] is None:
+            self._seen.append(name)
+            return True
+        return False
 
     def check_all_used(self) -> None:
         """Raises SourceError if the user named a leaf that the source does not have."""

@@ -92,7 +92,7 @@ class LeRobotReader:
         yield Episode(groups["observations"], groups["actions"], rewards, metadata=metadata)
 
     def _rows(self, about: lerobot_meta.EpisodeFiles) -> dict[str, list[Any]]:
-        table = _table(about.data)
+        table = _table(about.data, about.data.stat().st_mtime_ns)
         where = f"{about.data}: episode {about.index}"
         if "episode_index" not in table:
             raise SourceError(f"{about.data}: no column episode_index")
@@ -161,5 +161,5 @@ def _stacked(raw: list[Any], where: str) -> Any:
 
 
 @functools.lru_cache(maxsize=2)
-def _table(file: Path) -> dict[str, list[Any]]:
+def _table(file: Path, modified: int) -> dict[str, list[Any]]:
     return lerobot_meta.read_table(file)

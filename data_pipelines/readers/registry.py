@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import importlib
 import importlib.metadata
@@ -241,7 +240,6 @@ def _dataset(reference: SourceReference) -> tuple[DatasetSpec, str]:
     return DatasetSpec(), ""
 
 
-@functools.cache
 def _from_file(file: Path, name: str) -> tuple[DatasetSpec, str]:
     if not file.exists():
         raise SourceError(f"{file}: no such file")

@@ -132,6 +132,8 @@ class RldsReader:
         self, table: Leaves, found: dict[str, dict[str, LeafSpec]], group: str, path: str, feature: Any, key: str
     ) -> None:
         name = f"{group}.{path}"
+        if table.left_out(name):
+            return
         kind = type(feature).__name__
         shape = tuple(feature.shape)
         if kind == "Image" and None in shape:
@@ -197,6 +199,8 @@ def skip_images(features: Any) -> Any:
             return tfds.decode.SkipDecoding()
         if type(feature).__name__ == "Dataset":
             return walk(feature.feature)
+        if type(feature).__name__ == "Sequence":
+            return None
         if hasattr(feature, "items"):
             inner = {key: walk(child) for key, child in feature.items()}
             return {key: value for key, value in inner.items() if value is not None} or None

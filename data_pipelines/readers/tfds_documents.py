@@ -79,7 +79,7 @@ class TfdsDocumentsReader:
     def _texts(self, value: Any, where: str) -> Iterator[str]:
         if isinstance(value, Mapping):  # e.g. captions: {"id": [...], "text": [...]}
             yield from self._texts(value["text"], where)
-        elif isinstance(value, (list, np.ndarray)) and np.ndim(value) != 0:
+        elif isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim):
             for entry in value:
                 yield from self._texts(entry, where)
         elif self._label is not None:
