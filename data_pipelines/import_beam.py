@@ -28,7 +28,7 @@ def import_with_beam(
     plan = plan_import(reference, dest, bad)
     if isinstance(plan, Imported):
         return plan
-    job = plan.reference, plan.folder, plan.bad
+    job = plan.reference, plan.source.identity, plan.folder, plan.bad
 
     def write(part: Part) -> int:
         import_part(*job, part, lambda count: None)

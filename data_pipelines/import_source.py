@@ -207,7 +207,7 @@ def _skipped(folder: Path, part: Part) -> list[tuple[int, str]]:
 
 
 def _run(parts: Sequence[Part], plan: ImportPlan, processes: int, advance: Callable[[int], None]) -> None:
-    job = plan.reference, plan.folder, plan.bad
+    job = plan.reference, plan.source.identity, plan.folder, plan.bad
     if processes <= 1:
         for part in parts:
             import_part(*job, part, advance)
@@ -242,19 +242,24 @@ def _start(channel: Any) -> None:
     start_worker()
 
 
-def _work(reference: SourceReference, folder: Path, bad: Bad, part: Part) -> None:
-    import_part(reference, folder, bad, part, _channel.put)
+def _work(reference: SourceReference, identity: str, folder: Path, bad: Bad, part: Part) -> None:
+    import_part(reference, identity, folder, bad, part, _channel.put)
 
 
-@functools.cache
-def _source(reference: SourceReference) -> OpenSource:
-    """The process's own."""
-    return open_source(reference)
+@functools.lru_cache(maxsize=1)
+def _source(reference: SourceReference, identity: str) -> OpenSource:
+    """The process's own. Raises SourceError if the data are not those of the plan any more."""
+    source = open_source(reference)
+    if source.identity != identity:
+        raise SourceError(f"{source.name}: the data changed while they were imported; run the same command again")
+    return source
 
 
-def import_part(reference: SourceReference, folder: Path, bad: Bad, part: Part, advance: Callable[[int], None]) -> None:
+def import_part(
+    reference: SourceReference, identity: str, folder: Path, bad: Bad, part: Part, advance: Callable[[int], None]
+) -> None:
     """Writes one part into ``folder``; ``advance(n)`` after n more records. Raises as `import_source`."""
-    source, skipped = _source(reference), []
+    source, skipped = _source(reference, identity), []
     path = folder / part.name
     with StoreWriter(path, source.name, source.spec, source.metadata, jpeg=source.jpeg, part=True) as writer:
         for count, index in enumerate(range(part.start, part.stop), 1):

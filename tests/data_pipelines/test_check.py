@@ -73,5 +73,4 @@ def test_damage_is_a_violation_with_its_place(store):
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
     report = check_store(store, progress=False)
-    assert report.violated > 1
-    assert "data-00000.array_record" in report.violations[0][1]
+    assert any("data-00000.array_record" in message for _, message in report.violations)

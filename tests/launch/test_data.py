@@ -68,11 +68,15 @@ def test_bad_records_are_listed(recordings, tmp_path, capsys):
 
 
 def test_mistakes_are_one_line(recordings, tmp_path, capsys):
+    twice = ["--values", "actions.action=3", "--values", "actions.acton=3"]
     for arguments, words in (
         (["data", "import", str(tmp_path / "nothing"), "x"], "no such file or folder"),
         (["data", "import", str(recordings), str(tmp_path / "x")], "actions.action holds integers"),
         (["data", "import", str(recordings), str(tmp_path / "x"), "--values", "action"], "no LEAF=N"),
-        (["data", "import", str(recordings), str(tmp_path / "x"), "--values", "actions.acton=3"], "did you mean"),
+        (
+            ["data", "import", str(recordings), str(tmp_path / "x"), *twice],
+            "did you mean 'actions.action'",
+        ),
         (["data", "check", str(tmp_path)], "not a store"),
         (["data"], "ACTION"),
     ):
