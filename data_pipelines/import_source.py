@@ -15,6 +15,7 @@ import json
 import multiprocessing
 import os
 import queue
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -113,8 +114,16 @@ class ImportPlan:
     identity: str
 
     def waiting(self) -> list[Part]:
-        """The parts that are not there yet."""
-        return [part for part in self.parts if not (self.folder / part.name).exists()]
+        """The parts that are not there yet, or that lack bad records which may not be left out now."""
+        return [part for part in self.parts if not self._done(part)]
+
+    def _done(self, part: Part) -> bool:
+        if not (self.folder / part.name).exists():
+            return False
+        if self.bad == "fail" and _skipped(self.folder, part):
+            shutil.rmtree(self.folder / part.name)
+            return False
+        return True
 
     def finish(self) -> Imported:
         """Makes the finished parts one store, atomically."""
@@ -139,14 +148,14 @@ def plan_import(reference: SourceReference, dest: str | os.PathLike[str], bad: B
     """
     dest = Path(dest)
     source = open_source(reference)
-    identity = f"{source.identity}-{bad}-{store_format.VERSION}"
+    identity = f"{source.identity}-{store_format.VERSION}"
     if dest.exists():
-        return _existing(dest, identity)
+        return _existing(dest, identity, bad)
     folder = dest.with_name(f".{dest.name}.import")
     return ImportPlan(reference, source, dest, folder, _prepare(folder, source, identity, bad), bad, identity)
 
 
-def _existing(dest: Path, identity: str) -> Imported:
+def _existing(dest: Path, identity: str, bad: Bad) -> Imported:
     store = Store(dest)
     found = store.metadata.get("import", {}).get("identity")
     if found != identity:
@@ -154,6 +163,10 @@ def _existing(dest: Path, identity: str) -> Imported:
         raise StoreError(f"{dest}: holds {what}; delete it or choose another folder")
     file = dest / "skipped.jsonl"
     skipped = [(int(number), why) for number, why in map(json.loads, file.read_text().splitlines())]
+    if skipped and bad == "fail":
+        raise StoreError(
+            f"{dest}: was imported without {len(skipped)} bad records; delete it, or ask for --bad skip again"
+        )
     return _imported(dest, skipped, already_there=True)
 
 
@@ -163,14 +176,14 @@ def _imported(dest: Path, skipped: list[tuple[int, str]], already_there: bool) -
 
 
 def _prepare(folder: Path, source: OpenSource, identity: str, bad: Bad) -> list[Part]:
-    """The parts of this import; the folder says for which data they are."""
+    """The parts of this import; the folder says for which data they are. Parts of other data are thrown away."""
     plan = folder / "import.json"
     if plan.exists():
         with contextlib.suppress(ValueError, KeyError):
             known = json.loads(plan.read_text())
             if known["identity"] == identity:
                 return _parts(len(source.reader), known["records_per_part"])
-        raise StoreError(f"{folder}: an unfinished import of other data or with other options; delete this folder")
+    shutil.rmtree(folder, ignore_errors=True)
     per_part = max(1, PART_BYTES // max(_first_size(source, bad), 1))
     try:
         folder.mkdir(parents=True, exist_ok=True)

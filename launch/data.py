@@ -19,9 +19,8 @@ SHOWN = 10  # skipped records that are printed; all are in the store
 
 def run(arguments: argparse.Namespace) -> int | None:
     """Does what ``arguments.action`` says."""
-    return {"import": run_import, "check": run_check, "train-tokenizer": run_train_tokenizer}[arguments.action](
-        arguments
-    )
+    actions = {"import": run_import, "check": run_check, "show": run_show, "train-tokenizer": run_train_tokenizer}
+    return actions[arguments.action](arguments)
 
 
 def run_import(arguments: argparse.Namespace) -> None:

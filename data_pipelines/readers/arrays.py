@@ -27,7 +27,7 @@ from gato.data_pipelines.dataset import identity_of
 from gato.data_pipelines.episode import Episode
 from gato.data_pipelines.errors import SourceError
 from gato.data_pipelines.readers.extras import require
-from gato.data_pipelines.readers.leaves import Leaves, values_of
+from gato.data_pipelines.readers.leaves import Leaves, control_spec, values_of
 from gato.tokenizers.errors import SpecError
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
 
@@ -117,7 +117,7 @@ class ArraysReader:
         self._left_out = {name for name, leaf in given.items() if leaf is None}
         if not found["actions"]:
             raise SourceError(f"{self._where(0)}: no actions; {LAYOUT}")
-        return EpisodeSpec.of(found["observations"], found["actions"])
+        return control_spec(found, str(self._path))
 
     def _load(self, index: int) -> dict[str, np.ndarray]:
         """Name with dots -> array, of one episode."""

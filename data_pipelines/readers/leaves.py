@@ -9,7 +9,7 @@ import numpy as np
 
 from gato.data_pipelines.errors import SourceError
 from gato.tokenizers.errors import suggest
-from gato.tokenizers.spec import Bound, LeafSpec
+from gato.tokenizers.spec import Bound, EpisodeSpec, LeafSpec, unflatten
 
 # Ranges beyond this are a format's way of saying "unbounded".
 _UNBOUNDED = 1e6
@@ -88,6 +88,14 @@ class Leaves:
         for name in self._given:
             if name not in self._seen:
                 raise SourceError(f"{self.where}: has no leaf {name!r}; {suggest(name, self._seen)}")
+
+
+def control_spec(found: Mapping[str, Mapping[str, LeafSpec]], where: str) -> EpisodeSpec:
+    """The spec of "observations" and "actions" -> path ("a.b") -> leaf, in the order that tokens have."""
+    try:
+        return EpisodeSpec.of(unflatten(found["observations"]), unflatten(found["actions"]))
+    except (TypeError, AttributeError):
+        raise SourceError(f"{where}: a leaf has the name of a group of leaves; rename one of them") from None
 
 
 def _bounds(low: Any, high: Any) -> tuple[Bound, Bound] | None:

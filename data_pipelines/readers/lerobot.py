@@ -20,9 +20,9 @@ from gato.data_pipelines.dataset import identity_of
 from gato.data_pipelines.episode import Episode
 from gato.data_pipelines.errors import SourceError
 from gato.data_pipelines.readers import lerobot_meta, pictures
-from gato.data_pipelines.readers.leaves import Leaves, values_of
+from gato.data_pipelines.readers.leaves import Leaves, control_spec, values_of
 from gato.data_pipelines.readers.lerobot_video import frames
-from gato.tokenizers.spec import EpisodeSpec, LeafSpec
+from gato.tokenizers.spec import LeafSpec
 
 OBSERVATION, ACTION, TASK = "observation.", "action", "task"
 REWARD = "next.reward"
@@ -58,7 +58,7 @@ class LeRobotReader:
         table.check_all_used()
         if not found["actions"]:
             raise SourceError(f"{path}: no feature called action")
-        self.spec = EpisodeSpec.of(found["observations"], found["actions"])
+        self.spec = control_spec(found, str(path))
         self.jpeg = tuple(p for p, leaf in self.spec.observations.items() if leaf.modality == "image")
         self.metadata = {"dataset": self.name, "fps": self._meta.fps, "embodiment": self._meta.robot, "agent": "human"}
         self.identity = identity_of(self._meta.files, self._size, sorted(map(repr, leaves.items())))

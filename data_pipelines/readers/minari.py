@@ -17,9 +17,9 @@ from gato.data_pipelines.episode import Episode
 from gato.data_pipelines.errors import SourceError
 from gato.data_pipelines.readers import spaces
 from gato.data_pipelines.readers.extras import require
-from gato.data_pipelines.readers.leaves import Leaves, values_of
+from gato.data_pipelines.readers.leaves import Leaves, control_spec, values_of
 from gato.data_pipelines.store import first_line
-from gato.tokenizers.spec import EpisodeSpec, LeafSpec
+from gato.tokenizers.spec import LeafSpec
 
 GROUPS = ("observations", "actions")
 
@@ -45,7 +45,7 @@ class MinariReader:
         observations = dict(spaces.leaves_of(self._storage.observation_space, "observations", "observation", table))
         actions = dict(spaces.leaves_of(self._storage.action_space, "actions", "action", table))
         table.check_all_used()
-        self.spec = EpisodeSpec.of(observations, actions)
+        self.spec = control_spec({"observations": observations, "actions": actions}, str(path))
         self.metadata = {"dataset": self.name, "agent": str(metadata.get("algorithm_name", "dataset"))}
         files = [file for file in self._folder.rglob("*") if file.is_file()]
         self.identity = identity_of(files, sorted(map(repr, leaves.items())))

@@ -22,7 +22,7 @@ from gato.data_pipelines.errors import SourceError
 from gato.data_pipelines.readers import pictures
 from gato.data_pipelines.readers.extras import require
 from gato.data_pipelines.readers.known import known_leaves
-from gato.data_pipelines.readers.leaves import Leaves, values_of
+from gato.data_pipelines.readers.leaves import Leaves, control_spec, values_of
 from gato.data_pipelines.readers.tfds_records import Records, read_json
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec, flatten
 
@@ -126,7 +126,7 @@ class RldsReader:
             if type(feature).__name__ == "Text" or is_text(feature):
                 self._add(table, found, "observations", key, feature, key)
         table.check_all_used()
-        return EpisodeSpec.of(found["observations"], found["actions"])
+        return control_spec(found, where)
 
     def _add(
         self, table: Leaves, found: dict[str, dict[str, LeafSpec]], group: str, path: str, feature: Any, key: str

@@ -29,10 +29,10 @@ from gato.data_pipelines.errors import SourceError
 from gato.data_pipelines.readers import pictures
 from gato.data_pipelines.readers.extras import require
 from gato.data_pipelines.readers.known import ATARI, DMLAB
-from gato.data_pipelines.readers.leaves import Leaves, values_of
+from gato.data_pipelines.readers.leaves import Leaves, control_spec, values_of
 from gato.data_pipelines.readers.tfds_records import HEADER, masked_crc
 from gato.data_pipelines.store import first_line
-from gato.tokenizers.spec import EpisodeSpec, LeafSpec
+from gato.tokenizers.spec import LeafSpec
 
 _SHARDS = "*-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9]"
 _OBSERVATION = "observation/"
@@ -69,7 +69,7 @@ class RluRawReader:
             if leaf is not None:
                 groups[group][leaf_path] = leaf
         table.check_all_used()
-        self.spec = EpisodeSpec.of(groups["observations"], groups["actions"])
+        self.spec = control_spec(groups, str(path))
         self.metadata = {"dataset": f"rl_unplugged/{self.name}", "agent": "dataset"}
 
     def __len__(self) -> int:

@@ -88,12 +88,27 @@ def test_it_goes_on_with_what_is_missing(source, tmp_path, monkeypatch):
     assert not (tmp_path / "a").exists()
     monkeypatch.undo()
     monkeypatch.setattr(module, "PART_BYTES", 1)  # the parts of the beginning stay
-    with pytest.raises(StoreError, match="an unfinished import of other data"):
-        run(source, tmp_path / "a", bad="skip")
-    run(source, tmp_path / "a")
+    run(source, tmp_path / "a", bad="skip")
     for name, moment in kept.items():
         assert (tmp_path / "a" / name / "data-00000.array_record").stat().st_mtime_ns == moment
     assert len(Store(tmp_path / "a")) == EPISODES
+
+
+def test_parts_of_other_data_and_skipped_records_are_not_kept(source, tmp_path, monkeypatch):
+    good = (source / "030.npz").read_bytes()
+    (source / "030.npz").write_bytes(good[:-40])
+    merge = module.merge_parts
+    monkeypatch.setattr(module, "merge_parts", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(source, tmp_path / "a", bad="skip")
+    monkeypatch.setattr(module, "merge_parts", merge)
+    with pytest.raises(SourceError, match=r"030\.npz"):  # the part that lacks it is done again
+        run(source, tmp_path / "a")
+    assert run(source, tmp_path / "b", bad="skip").skipped
+    with pytest.raises(StoreError, match="was imported without 1 bad records"):
+        run(source, tmp_path / "b")
+    (source / "030.npz").write_bytes(good)  # mended: other data than those of the parts
+    assert run(source, tmp_path / "a").episodes == EPISODES
 
 
 KILLED = """

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from synthetic import (
     CAPTIONS,
     MISSIONS,
@@ -18,8 +19,8 @@ from synthetic import (
     write_store,
 )
 
-from gato.data_pipelines import store as store_module
-from gato.data_pipelines.episode import Episode
+from gato.data_pipelines import jpeg, store_writer
+from gato.data_pipelines.episode import Episode, EpisodeSpec, LeafSpec
 from gato.data_pipelines.errors import StoreError
 from gato.data_pipelines.store import Store
 from gato.data_pipelines.store_writer import StoreWriter
@@ -82,7 +83,7 @@ def test_metadata_and_groups(tmp_path):
 
 
 def test_many_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "SHARD_BYTES", 2000)
+    monkeypatch.setattr(store_writer, "SHARD_BYTES", 2000)
     rng = np.random.default_rng(0)
     written = [vectors_episode(rng, k, 100) for k in range(9)]
     store = Store(write_store(tmp_path / "s", "s", VECTORS, written))
@@ -110,7 +111,7 @@ def test_a_bad_episode_leaves_nothing_behind(tmp_path):
 
 
 def test_lone_surrogate_is_refused(tmp_path):
-    with pytest.raises(StoreError, match="episode 0: text: text that is not UTF-8"):
+    with pytest.raises(SpecError, match=r"episode 0: observations\.text: step 0: text that is not UTF-8"):
         write_store(tmp_path / "s", "s", TEXT, [Episode({"text": ["a\ud800"]}, {}, np.zeros(1, np.float32))])
 
 
@@ -141,7 +142,7 @@ class FullDisk:
 
 
 def test_full_disk_is_one_clear_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "ArrayRecordWriter", FullDisk)
+    monkeypatch.setattr(store_writer, "ArrayRecordWriter", FullDisk)
     with pytest.raises(StoreError, match="disk is full after 0 episodes"):
         write_store(tmp_path / "s", "s", VECTORS, [vectors_episode(np.random.default_rng(0), 0, 5)])
     assert list(tmp_path.iterdir()) == []
@@ -169,7 +170,8 @@ def test_truncated_shard_whose_size_was_not_noticed(big):
     shard.write_bytes(shard.read_bytes()[:65536])
     header = json.loads((big / "store.json").read_text())
     header["shards"][0]["bytes"] = 65536
-    (big / "store.json").write_text(json.dumps(header))
+    header.pop("checksum")
+    store_writer.write_header(big, header)
     store = Store(big)
     with pytest.raises(StoreError, match=r"data-00000\.array_record"):
         store.episode(8)
@@ -193,7 +195,10 @@ def test_flipped_bit(big):
 def test_other_damage(big):
     header = json.loads((big / "store.json").read_text())
     (big / "store.json").write_text(json.dumps({**header, "version": 99}))
-    with pytest.raises(StoreError, match="store version 99, this program reads version 1"):
+    with pytest.raises(StoreError, match="store version 99, this program reads version 2"):
+        Store(big)
+    (big / "store.json").write_text(json.dumps({**header, "name": "other"}))
+    with pytest.raises(StoreError, match=r"store\.json: was changed or damaged"):
         Store(big)
     (big / "store.json").write_text(json.dumps(header)[:-20])
     with pytest.raises(StoreError, match=r"store\.json: cannot be read"):
@@ -209,3 +214,31 @@ def test_other_damage(big):
         Store(big)
     with pytest.raises(StoreError, match="not a store"):
         Store(big / "nothing")
+
+
+def test_a_flipped_byte_in_an_episodes_line_is_named(big):
+    data = bytearray((big / "episodes.jsonl").read_bytes())
+    data[len(data) // 2] ^= 1
+    (big / "episodes.jsonl").write_bytes(data)
+    with pytest.raises(StoreError, match=r"episodes\.jsonl: episode \d: damaged"):
+        read_all(big)
+
+
+def test_camera_images_stay_jpeg_files(tmp_path):
+    rng = np.random.default_rng(0)
+    small = rng.integers(256, size=(20, 4, 4, 3), dtype=np.uint8)
+    images = np.stack([np.asarray(Image.fromarray(image).resize((64, 48))) for image in small])
+    files = [jpeg.encode(image) for image in images]
+    spec = EpisodeSpec.of({"camera": LeafSpec("image", (48, 64, 3))}, LeafSpec("discrete", values=2))
+    for name, values in (("files", files), ("arrays", images)):
+        with StoreWriter(tmp_path / name, "s", spec, {}, jpeg=("camera",)) as writer:
+            writer.write(Episode({"camera": values}, {"action": np.zeros(20, np.int64)}, np.zeros(20, np.float32)))
+        read = Store(tmp_path / name).episode(0, 5, 14).observations["camera"]
+        np.testing.assert_array_equal(read, np.stack([jpeg.decode(file, (48, 64, 3)) for file in files[5:14]]))
+        assert np.abs(read.astype(int) - images[5:14]).mean() < 3
+    with (
+        pytest.raises(SpecError, match=r"camera: step 3: a damaged JPEG file"),
+        StoreWriter(tmp_path / "bad", "s", spec, {}, jpeg=("camera",)) as writer,
+    ):
+        broken = [*files[:3], files[3][:-100], *files[4:]]
+        writer.write(Episode({"camera": broken}, {"action": np.zeros(20, np.int64)}, np.zeros(20, np.float32)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -56,9 +55,6 @@ def test_bad_records_are_listed(recordings, tmp_path, capsys):
     arguments = ["data", "import", str(recordings), str(tmp_path / "s"), "--values", "actions.action=3"]
     assert main(arguments) == 2
     assert "observations.joints: 2 steps, but the episode has 8" in capsys.readouterr().err
-    assert main([*arguments, "--bad", "skip"]) == 2  # the unfinished import had another policy
-    assert "an unfinished import" in capsys.readouterr().err
-    shutil.rmtree(tmp_path / ".s.import")
     capsys.readouterr()
     assert main([*arguments, "--bad", "skip"]) == 0
     out = capsys.readouterr().out

@@ -16,10 +16,10 @@ from gato.data_pipelines.store import Store
 
 @pytest.fixture
 def imported(tmp_path: Path) -> Callable[..., Store]:
-    """``imported(path, **settings of SourceReference)`` -> the store."""
+    """``imported(source, **settings of SourceReference)`` -> the store."""
 
-    def run(path: Path | str, dest: str = "store", bad: Any = "fail", processes: int = 1, **settings: Any) -> Store:
-        reference = SourceReference(str(path), **settings)
+    def run(source: Path | str, dest: str = "store", bad: Any = "fail", processes: int = 1, **settings: Any) -> Store:
+        reference = SourceReference(str(source), **settings)
         return Store(import_source(reference, tmp_path / dest, bad=bad, processes=processes, progress=False).store)
 
     return run

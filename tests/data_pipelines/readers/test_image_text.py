@@ -58,7 +58,7 @@ def test_questions_in_tars(tmp_path, imported):
     answers = [store.episode(k).observations["answer"][0] for k in range(len(store))]
     assert answers == ["0.0", "0.1", "0.2", "1.0", "1.1", "1.2"]
     tar = folder / "shard-1.tar"
-    tar.write_bytes(tar.read_bytes()[:20_000])
+    tar.write_bytes(tar.read_bytes()[: tar.stat().st_size // 2])
     with pytest.raises(SourceError, match=r"shard-1\.tar"):
         imported(folder, dest="again")
 

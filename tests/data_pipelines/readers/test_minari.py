@@ -59,7 +59,7 @@ def nested(steps: int, extra: int = 1) -> Any:
     rng = np.random.default_rng(steps)
     pixels = np.repeat(rng.integers(256, size=(steps + extra, 1, 1, 3), dtype=np.uint8), 16 * 24, axis=1)
     return EpisodeBuffer(
-        id=0,
+        id=None,
         observations={
             "camera": list(pixels.reshape(-1, 16, 24, 3)),
             "arm": {"joints": list(rng.uniform(-1, 1, (steps + extra, 2)).astype(np.float32))},

@@ -21,10 +21,10 @@ def fill(feature: Any, rng: np.random.Generator, steps: int = 4) -> Any:
     kind = type(feature).__name__
     if kind == "Dataset":
         return [step(feature.feature, rng, number, steps) for number in range(steps)]
+    if kind == "Sequence":  # before the next: it passes `items` on to what is in it
+        return [fill(feature.feature, rng, steps) for _ in range(2)]
     if hasattr(feature, "items"):
         return {key: fill(child, rng, steps) for key, child in feature.items()}
-    if kind == "Sequence":
-        return [fill(feature.feature, rng, steps) for _ in range(2)]
     if kind == "Image":
         return picture(feature, rng)
     if kind == "BBoxFeature":
