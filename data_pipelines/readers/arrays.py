@@ -165,6 +165,8 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _gather(node: Any, prefix: str, arrays: dict[str, np.ndarray]) -> None:
     for name, item in node.items():
+        if item is None:
+            raise ValueError(f"{prefix}{name} leads nowhere")
         if hasattr(item, "items"):
             _gather(item, f"{prefix}{name}.", arrays)
         else:

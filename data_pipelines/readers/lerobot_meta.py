@@ -62,7 +62,7 @@ def load(path: Path) -> Meta:
             episodes=episodes,
             files=sorted(file for file in path.rglob("*") if file.is_file()),
         )
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise SourceError(f"{path}/meta: incomplete: {type(error).__name__} {error}") from error
     if len(episodes) != int(info["total_episodes"]):
         raise SourceError(f"{path}/meta: {len(episodes)} episodes listed, info.json says {info['total_episodes']}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
@@ -17,6 +18,7 @@ from gato.data_pipelines.dataset import DatasetSpec, Reader
 from gato.data_pipelines.episode import Episode
 from gato.data_pipelines.errors import SourceError
 from gato.data_pipelines.readers.rlu_raw import is_gzip
+from gato.data_pipelines.store import first_line
 from gato.tokenizers.errors import GatoError, suggest
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
 
@@ -137,7 +139,12 @@ class OpenSource:
 
     def read(self, index: int) -> Iterator[Episode]:
         """The episodes of one record, transformed. Raises GatoError with the place."""
-        for episode in self.reader.read(index):
+        episodes = iter(self.reader.read(index))
+        while True:
+            with _named(f"{self.name}: record {index}"):
+                episode = next(episodes, None)
+            if episode is None:
+                return
             transformed: Episode | None = episode
             if self.dataset.transform is not None:
                 try:
@@ -175,7 +182,8 @@ def open_source(reference: SourceReference) -> OpenSource:
         leaves[leaf] = LeafSpec("discrete", _shape_of(leaf, leaves), values=count)
     kind = FORMATS[name]
     make = getattr(importlib.import_module(f"{_READERS}.{kind.module}"), kind.reader)
-    reader: Reader = make(path, leaves, **dataset.options)
+    with _named(str(path)):
+        reader: Reader = make(path, leaves, **dataset.options)
     words = (reader.identity, written, reference.values, name, repr(dataset.options))
     return OpenSource(
         reader=reader,
@@ -187,6 +195,20 @@ def open_source(reference: SourceReference) -> OpenSource:
         identity=hashlib.blake2b(repr(words).encode(), digest_size=16).hexdigest(),
         format=name,
     )
+
+
+@contextlib.contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Damage can look like anything to the libraries below; what no reader foresaw still gets its place."""
+    try:
+        yield
+    except GatoError:
+        raise
+    except Exception as error:
+        what = first_line(error)
+        raise SourceError(
+            f"{where}: cannot be read: {type(error).__name__}: {what} (GATO_DEBUG=1 shows where)"
+        ) from error
 
 
 def detect(path: Path) -> str:
