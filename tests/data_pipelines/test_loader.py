@@ -35,7 +35,7 @@ def open_loader(stores, layout: Layout | None = None, seed: int = 0, batch_size:
 
 
 def same(a: dict, b: dict) -> None:
-    assert list(a) == list(b)
+    assert set(a) == set(b)
     for name in a:
         assert a[name].dtype == b[name].dtype
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
@@ -128,11 +128,11 @@ def test_distinct_patches():
 def test_threads_and_processes_give_the_same_stream(stores, threads, workers):
     plain = take(open_loader(stores, threads=0), 30)
     other = open_loader(stores, threads=threads, workers=workers)
-    for a, b in zip(plain, take_exactly(other, 30), strict=True):
+    for a, b in zip(plain, [next(other) for _ in range(30)], strict=True):
         same(a, b)
     resumed = open_loader(stores, threads=threads, workers=workers)
     resumed.restore(json.loads(json.dumps(other.state())))
-    for a, b in zip(take(open_loader(stores, start_batch=30), 3), take_exactly(resumed, 3), strict=True):
+    for a, b in zip(take(open_loader(stores, start_batch=30), 3), [next(resumed) for _ in range(3)], strict=True):
         same(a, b)
 
 
