@@ -15,7 +15,6 @@ import hashlib
 import json
 import mmap
 import os
-import threading
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +26,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from gato.data_pipelines import store_format
 from gato.data_pipelines.episode import Episode, EpisodeSpec
 from gato.data_pipelines.errors import StoreError
+from gato.data_pipelines.open_files import OpenFiles
 
 # Arrays of index.npz.
 INDEX = {"lengths": np.int32, "returns": np.float64, "groups": np.int32, "lines": np.int64, "checks": np.uint32}
@@ -93,14 +93,9 @@ class Store:
             if size != shard["bytes"]:
                 found = "is missing" if size is None else f"has {size} bytes instead of {shard['bytes']}"
                 raise StoreError(f"{file}: {found}; {AGAIN}")
-        try:
-            with (self.path / "episodes.jsonl").open("rb") as file:
-                empty = not len(self.lengths)  # of a part; an empty file cannot be mapped
-                self._about_episodes = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{self.path}/episodes.jsonl: cannot be read ({error}); {AGAIN}") from error
-        self._readers: dict[int, Any] = {}
-        self._lock = threading.Lock()
+        self._open = OpenFiles()
+        if len(self.lengths):  # a part may be empty, and an empty file cannot be mapped
+            self._episodes_file()
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -126,6 +121,11 @@ class Store:
         episode.metadata = {**self.metadata, **about["metadata"]}
         return episode
 
+    def file_of(self, index: int) -> Path:
+        """The file in which an episode begins."""
+        shard = int(np.searchsorted(self._shard_first, self._first[index], side="right")) - 1
+        return self.path / self.shards[shard]["file"]
+
     def index(self) -> dict[str, np.ndarray]:
         """The arrays of ``index.npz`` (`INDEX`)."""
         try:
@@ -136,20 +136,20 @@ class Store:
 
     def _about(self, index: int) -> dict[str, Any]:
         begin, end = int(self._lines[index]), int(self._lines[index + 1])
-        line = self._about_episodes[begin:end]
+        line = self._episodes_file()[begin:end]
         if zlib.crc32(line) != int(self._checks[index]):
             raise StoreError(f"{self.path}/episodes.jsonl: episode {index}: damaged (its checksum differs); {AGAIN}")
         return json.loads(line)
 
     def _read(self, start: int, stop: int) -> list[bytes]:
-        """Records ``start..stop-1`` of the store, across shards. Checks what ArrayRecord does not ."""
+        """Records ``start..stop-1`` of the store, across shards. Checks what ArrayRecord does not."""
         records: list[bytes] = []
         while start < stop:
             shard = int(np.searchsorted(self._shard_first, start, side="right")) - 1
             base, end = int(self._shard_first[shard]), min(stop, int(self._shard_first[shard + 1]))
             file = self.path / self.shards[shard]["file"]
             try:
-                records += self._reader(shard, file).read(start - base, end - base)
+                records += self._reader(shard).read(start - base, end - base)
             except (RuntimeError, ValueError, IndexError, OSError) as error:
                 raise StoreError(f"{file}: record {start - base}: {first_line(error)}; {AGAIN}") from error
             start = end
@@ -157,17 +157,28 @@ class Store:
             raise StoreError(f"{file}: an empty record, the file is damaged; {AGAIN}")
         return records
 
-    def _reader(self, shard: int, file: Path) -> Any:
-        with self._lock:
-            if shard not in self._readers:
-                options = "readahead_buffer_size:0,max_parallelism:0"
-                reader = ArrayRecordReader(str(file), options, file_reader_buffer_size=1 << 15)
-                count = reader.num_records() if reader.ok() else 0
-                if count != self.shards[shard]["records"]:
-                    expected = self.shards[shard]["records"]
-                    raise StoreError(f"{file}: {count} records instead of {expected}; {AGAIN}")
-                self._readers[shard] = reader
-            return self._readers[shard]
+    def _episodes_file(self) -> mmap.mmap:
+        def open_file() -> mmap.mmap:
+            try:
+                with (self.path / "episodes.jsonl").open("rb") as file:
+                    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as error:
+                raise StoreError(f"{self.path}/episodes.jsonl: cannot be read ({error}); {AGAIN}") from error
+
+        return self._open.get("episodes.jsonl", open_file)
+
+    def _reader(self, shard: int) -> Any:
+        def open_file() -> Any:
+            about = self.shards[shard]
+            file = self.path / about["file"]
+            options = "readahead_buffer_size:0,max_parallelism:0"
+            reader = ArrayRecordReader(str(file), options, file_reader_buffer_size=1 << 15)
+            count = reader.num_records() if reader.ok() else 0
+            if count != about["records"]:
+                raise StoreError(f"{file}: {count} records instead of {about['records']}; {AGAIN}")
+            return reader
+
+        return self._open.get(self.shards[shard]["file"], open_file)
 
 
 def first_line(error: Exception) -> str:
