@@ -25,6 +25,8 @@ from gato.data_pipelines.mixture import Source
 from gato.tokenizers.sequence import SequenceTokenizer, TokenSequence
 
 COLUMNS = 8
+PATCH_BYTES = 16 * 16 * 3
+SAMPLED_STEPS = 64
 Tokens = tuple[np.ndarray, np.ndarray]  # table int32 [n, COLUMNS], distinct patches uint8 [u, 16, 16, 3]
 Derive = Callable[[Episode], Mapping[str, np.ndarray]]
 Weigh = Callable[[Episode], float]
@@ -62,7 +64,7 @@ class TokenCache:
     """The token tables of ranges of episodes, as long as they fit in memory; thread-safe.
 
     Sources that fit as a whole, smallest first, are tokenized by episodes and kept, least recently used dropped first;
-    of the others only the timesteps that are asked for are read.
+    of the others only the timesteps that are asked for are read, and nothing is kept.
     """
 
     def __init__(
@@ -80,16 +82,25 @@ class TokenCache:
         self._recipe: collections.OrderedDict[tuple[int, int], tuple[Mapping[str, np.ndarray], float]]
         self._recipe = collections.OrderedDict()
         self._lock = threading.Lock()
-        self._whole = [source.store.spec.kind == "document" for source in sources]
-        sizes = [int(source.index.totals.sum()) * COLUMNS * 4 for source in sources]
+        self._kept = [False] * len(sources)
+        tables = [int(source.index.totals.sum()) * COLUMNS * 4 for source in sources]
+        patches = [int(source.index.units.sum()) * source.index.patches_per_unit * PATCH_BYTES for source in sources]
+        most = [table + pixels for table, pixels in zip(tables, patches, strict=True)]
         used = 0
-        for number in np.argsort(sizes, kind="stable").tolist():
-            used += sizes[number]
-            self._whole[number] |= used <= capacity
+        for number in np.argsort(most, kind="stable").tolist():
+            size = most[number]
+            if used + tables[number] <= capacity < used + size:  # it depends on how many of its patches are equal
+                size = tables[number] + int(patches[number] * self._distinct_share(number))
+            if used + size <= capacity:
+                self._kept[number] = True
+                used += size
 
     def tokens(self, source: int, episode: int, begin: int, end: int) -> Tokens:
         """Tokens ``begin..end-1`` of an episode: its table's rows and the patches that they index."""
-        if not self._whole[source]:
+        if not self._kept[source]:
+            if self._sources[source].store.spec.kind == "document":
+                table, patches = self._make(source, episode, 0, 1)
+                return table[begin:end], patches
             start, stop, before = self._sources[source].index.unit_range(episode, begin, end)
             table, patches = self._make(source, episode, start, stop)
             return table[begin - before : end - before], patches
@@ -108,6 +119,14 @@ class TokenCache:
                     _, (table, patches) = self._entries.popitem(last=False)
                     self._bytes -= table.nbytes + patches.nbytes
         return entry[0][begin:end], entry[1]
+
+    def _distinct_share(self, number: int) -> float:
+        """Share of a source's patches that are not equal to another one of their episode, read off one episode."""
+        source = self._sources[number]
+        index = len(source.store) // 2
+        steps = min(int(source.store.lengths[index]), SAMPLED_STEPS)
+        _, distinct = self._make(number, index, 0, steps)
+        return len(distinct) / (steps * source.index.patches_per_unit)
 
     def _make(self, number: int, index: int, start: int, stop: int) -> Tokens:
         source = self._sources[number]
