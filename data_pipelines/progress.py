@@ -16,8 +16,12 @@ Advance = Callable[[float, str], None]  # work done since the last call, and wha
 
 
 @contextlib.contextmanager
-def progress(total: float, title: str, shown: bool = True) -> Iterator[Advance]:
-    """While entered, shows on stderr how much of `total` (in any unit) was done; yields the function to call."""
+def progress(total: float, title: str, shown: bool = True, done: float = 0.0) -> Iterator[Advance]:
+    """While entered, shows on stderr how much of `total` (in any unit) was done; yields the function to call.
+
+    Args:
+      done: of the total, before this began: what an interrupted predecessor did says nothing about the time left.
+    """
     console = Console(stderr=True)
     if not shown:
         yield lambda amount, name: None
@@ -25,24 +29,24 @@ def progress(total: float, title: str, shown: bool = True) -> Iterator[Advance]:
         left = (TextColumn("left"), TimeRemainingColumn())
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), *left)
         with Progress(*columns, console=console) as bar:
-            task = bar.add_task(title, total=total)
+            task = bar.add_task(title, total=total, completed=done)
             yield lambda amount, name: bar.update(task, advance=amount, description=name)
     else:
-        yield _Lines(total, title)
+        yield _Lines(total, title, done)
 
 
 class _Lines:
-    def __init__(self, total: float, title: str) -> None:
-        self._total, self._title = total, title
+    def __init__(self, total: float, title: str, done: float) -> None:
+        self._total, self._title, self._before = total, title, done
         self._began = self._printed = time.monotonic()
-        self._done = 0.0
+        self._done = done
 
     def __call__(self, amount: float, name: str) -> None:
         self._done += amount
         now = time.monotonic()
-        if now - self._printed < PLAIN_SECONDS or not self._done:
+        if now - self._printed < PLAIN_SECONDS or self._done == self._before:
             return
         self._printed = now
-        left = (now - self._began) * max(self._total / self._done - 1, 0.0)
+        left = (now - self._began) * max((self._total - self._done) / (self._done - self._before), 0.0)
         share = f"{self._done / self._total:4.0%}  {int(left) // 60}:{int(left) % 60:02d} left"
         print(f"{self._title}  {share}  {name}", file=sys.stderr, flush=True)

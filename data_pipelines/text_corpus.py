@@ -5,29 +5,45 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from gato.data_pipelines.errors import StoreError
+from gato.data_pipelines.progress import progress as show_progress
 from gato.data_pipelines.readers.text import TextReader
 from gato.data_pipelines.store import Store
 
 
-def texts_of(paths: Sequence[Path]) -> Iterator[str]:
+def texts_of(paths: Sequence[Path], progress: bool = False) -> Iterator[str]:
     """Every text once, in the order of the paths; an instruction that repeats through an episode counts once there.
 
+    Args:
+      progress: whether to show it on stderr while the texts are read.
+
     Raises:
-      StoreError, SourceError: a path is no store and no text.
+      StoreError, SourceError: a path is no store and no text, now; or is damaged, while it is read.
     """
-    for path in paths:
-        if (path / "store.json").exists():
-            yield from _of_store(Store(path))
-        else:
-            reader = TextReader(path, {})
-            for index in range(len(reader)):
-                for document in reader.read(index):
-                    yield document.observations["text"][0]
+    opened = [_store(path) if (path / "store.json").exists() else TextReader(path, {}) for path in paths]
+    return _texts(opened, progress)
 
 
-def _of_store(store: Store) -> Iterator[str]:
-    leaves = [path for path, leaf in store.spec.observations.items() if leaf.modality == "text"]
-    for number in range(len(store)):
-        episode = store.episode(number)
-        for path in leaves:
-            yield from dict.fromkeys(episode.observations[path])
+def _store(path: Path) -> Store:
+    store = Store(path)
+    if not _leaves(store):
+        raise StoreError(f"{path}: holds no text to train on; name stores with text leaves, or text files")
+    return store
+
+
+def _leaves(store: Store) -> list[str]:
+    return [path for path, leaf in store.spec.observations.items() if leaf.modality == "text"]
+
+
+def _texts(opened: Sequence[Store | TextReader], progress: bool) -> Iterator[str]:
+    with show_progress(sum(map(len, opened)), "reading", progress) as advance:
+        for source in opened:
+            for index in range(len(source)):
+                if isinstance(source, Store):
+                    observations = source.episode(index).observations
+                    for path in _leaves(source):
+                        yield from dict.fromkeys(observations[path])
+                else:
+                    for document in source.read(index):
+                        yield document.observations["text"][0]
+                advance(1, source.name)

@@ -16,8 +16,11 @@ from typing import Any
 import numpy as np
 
 from gato.data_pipelines.errors import MixtureError
+from gato.data_pipelines.progress import progress
 from gato.data_pipelines.store import Store
 from gato.tokenizers.sequence import SequenceTokenizer
+
+SHOWN_BYTES = 16 << 20  # of a store: counting the tokens of a smaller one takes seconds, and no progress is shown
 
 
 class TokenIndex:
@@ -117,19 +120,22 @@ def _text_tokens(store: Store, tokenizer: SequenceTokenizer, observed: list[str]
     known: dict[str, int] = {}
     counts = np.zeros(total, np.int32)
     position = 0
-    for number in range(len(store)):
-        episode = store.episode(number)
-        for leaves, values in ((observed, episode.observations), (acted, episode.actions)):
-            for path in leaves:
-                texts: list[Any] = values[path]
-                for step, text in enumerate(texts):
-                    count = known.get(text)
-                    if count is None:
-                        count = len(tokenizer.text.encode(text))
-                        if len(text) < 1024:  # instructions repeat, documents do not
-                            known[text] = count
-                    counts[position + step] += count
-        position += len(episode)
+    long = sum(shard["bytes"] for shard in store.shards) >= SHOWN_BYTES
+    with progress(total, "counting tokens", shown=long) as advance:
+        for number in range(len(store)):
+            episode = store.episode(number)
+            for leaves, values in ((observed, episode.observations), (acted, episode.actions)):
+                for path in leaves:
+                    texts: list[Any] = values[path]
+                    for step, text in enumerate(texts):
+                        count = known.get(text)
+                        if count is None:
+                            count = len(tokenizer.text.encode(text))
+                            if len(text) < 1024:  # instructions repeat, documents do not
+                                known[text] = count
+                        counts[position + step] += count
+            position += len(episode)
+            advance(len(episode), store.name)
     _save(file, counts)
     return counts
 
