@@ -13,10 +13,12 @@ from gato.data_pipelines.episode import check_episode
 from gato.data_pipelines.progress import progress as show_progress
 from gato.data_pipelines.store import Store
 from gato.tokenizers.continuous import M as MU_LAW_LIMIT
+from gato.tokenizers.continuous import is_companded
 from gato.tokenizers.errors import GatoError
 from gato.tokenizers.spec import LeafSpec
 
-LISTED = 20  # violations that are kept word by word
+LISTED = 20  # bad episodes that are kept word by word
+DISTINCT = 100_000  # different values that are told apart; a corpus has as many texts as documents
 
 
 @dataclasses.dataclass
@@ -25,11 +27,12 @@ class LeafReport:
 
     Attributes:
       name: "observations.PATH" or "actions.PATH". spec: as declared.
-      low, high, mean: over all values (of text: the length in characters; of images: 0..255).
+      low, high, mean: over all finite values (of text: the length in characters; of images: 0..255).
       constant: dimensions that never change. dimensions: scalars of a timestep.
+      not_finite: share of values that are NaN or infinite.
       outside: share of values outside the declared range.
       saturated: share of companded values beyond the mu-law's range, which all become the same token.
-      distinct: of discrete leaves and text: how many different values occur.
+      distinct: of discrete leaves and text: how many different values occur; counted up to DISTINCT.
     """
 
     name: str
@@ -39,6 +42,7 @@ class LeafReport:
     mean: float = 0.0
     constant: int = 0
     dimensions: int = 1
+    not_finite: float = 0.0
     outside: float = 0.0
     saturated: float = 0.0
     distinct: int | None = None
@@ -52,7 +56,8 @@ class StoreReport:
       episodes, timesteps: that it holds; checked: episodes that were read.
       lengths, returns: quantiles 0, 25, 50, 75, 100 %.
       leaves: one report each. bytes: on the disk.
-      violations: (episode, message), at most LISTED; violated: how many episodes had one.
+      violations: (episode, message) of at most LISTED bad episodes: file, episode, leaf and step of each thing that is
+        wrong. violated: how many episodes are bad.
       skipped: records that the import left out.
     """
 
@@ -100,25 +105,11 @@ def check_store(path: Path | str, episodes: int | None = None, progress: bool = 
     violated = 0
     with show_progress(len(chosen), "checking", progress) as advance:
         for number in chosen.tolist():
-            try:
-                episode = store.episode(number)
-                check_episode(episode, store.spec, f"{store.name}: episode {number}")
-            except GatoError as error:
-                violated += 1
-                if len(violations) < LISTED:
-                    violations.append((number, str(error)))
-                continue
-            finally:
-                advance(1, store.name)
-            outside = []
-            for name, measure in measures.items():
-                group, _, leaf_path = name.partition(".")
-                values = (episode.observations if group == "observations" else episode.actions)[leaf_path]
-                outside += measure.add(values)
-            if outside:
-                violated += 1
-                if len(violations) < LISTED:
-                    violations.append((number, f"{store.name}: episode {number}: {outside[0]}"))
+            wrong = _check_episode(store, number, measures)
+            advance(1, store.name)
+            violated += bool(wrong)
+            if wrong and len(violations) < LISTED:
+                violations.append((number, "; ".join(wrong)))
     quantiles = (0, 25, 50, 75, 100)
     return StoreReport(
         name=store.name,
@@ -137,46 +128,77 @@ def check_store(path: Path | str, episodes: int | None = None, progress: bool = 
     )
 
 
+def _check_episode(store: Store, number: int, measures: dict[str, _Measure]) -> list[str]:
+    """Adds an episode to the statistics; returns what is wrong with it, in words that name the place."""
+    try:
+        episode = store.episode(number)
+    except GatoError as error:
+        return [f"episode {number}: {error}"]
+    where = f"{store.file_of(number)}: episode {number}"
+    outside = []
+    for name, measure in measures.items():
+        group, _, leaf_path = name.partition(".")
+        values = (episode.observations if group == "observations" else episode.actions)[leaf_path]
+        outside += measure.add(values)
+    try:
+        check_episode(episode, store.spec, where)
+    except GatoError as error:
+        return [str(error)]
+    return [f"{where}: {outside[0]}", *outside[1:]] if outside else []
+
+
 class _Measure:
     """Running statistics of one leaf."""
 
     def __init__(self, name: str, leaf: LeafSpec) -> None:
         self._report = LeafReport(name, leaf, dimensions=max(leaf.size, 1))
         self._leaf = leaf
-        self._count = self._outside = self._saturated = 0
+        self._companded = leaf.modality == "continuous" and is_companded(leaf, name.startswith("actions."))
+        self._values = self._not_finite = 0
+        self._count = self._outside = self._saturated = 0  # of timesteps that are finite
         self._sum = 0.0
         self._low = self._high = np.zeros(0)
-        self._seen: set[Any] = set()
+        self._seen: set[int] = set()  # values, or hashes of texts: never the texts themselves
 
     def add(self, values: Any) -> list[str]:
         """Counts the values [T, ...] of an episode; returns what is outside its range, in words."""
         leaf, words = self._leaf, []
         if leaf.modality == "text":
-            self._seen.update(values)
             flat = np.array([[len(text)] for text in values], np.float64)
         else:
             flat = np.asarray(values).reshape(len(values), -1)
-        if leaf.modality == "discrete" and len(self._seen) <= 1024:
-            self._seen.update(np.unique(flat).tolist())
+        if leaf.modality in ("discrete", "text") and len(self._seen) < DISTINCT:
+            self._seen.update(map(hash, values) if leaf.modality == "text" else np.unique(flat).tolist())
+        self._values += flat.size
+        steps = np.arange(len(flat))
+        if leaf.modality == "continuous":
+            finite = np.isfinite(flat)
+            self._not_finite += int(flat.size - finite.sum())
+            steps = np.flatnonzero(finite.all(axis=1))
+            flat = flat[steps]
+        if not len(flat):
+            return words
         low, high = flat.min(axis=0), flat.max(axis=0)
         self._low = low if not self._low.size else np.minimum(self._low, low)
         self._high = high if not self._high.size else np.maximum(self._high, high)
         self._count += flat.size
         self._sum += float(flat.sum(dtype=np.float64))
-        if leaf.modality == "continuous":
-            if leaf.low is not None:
-                lows, highs = (np.broadcast_to(np.asarray(bound), leaf.size) for bound in (leaf.low, leaf.high))
-                slack = 1e-5 * (highs - lows)
-                bad = (flat < lows - slack) | (flat > highs + slack)
-                self._outside += int(bad.sum())
-                if bad.any():
-                    step = int(np.argwhere(bad)[0][0])
-                    words.append(f"{self._report.name}: step {step}: {flat[bad][0]:g} outside {leaf.low}..{leaf.high}")
+        if leaf.modality == "continuous" and leaf.low is not None:
+            lows, highs = (np.broadcast_to(np.asarray(bound), leaf.size) for bound in (leaf.low, leaf.high))
+            slack = 1e-5 * (highs - lows)
+            bad = (flat < lows - slack) | (flat > highs + slack)
+            self._outside += int(bad.sum())
+            if bad.any():
+                step = int(steps[np.argwhere(bad)[0][0]])
+                words.append(f"{self._report.name}: step {step}: {flat[bad][0]:g} outside {leaf.low}..{leaf.high}")
+        if self._companded:
             self._saturated += int((np.abs(flat) > MU_LAW_LIMIT).sum())
         return words
 
     def report(self) -> LeafReport:
         report = self._report
+        if self._values:
+            report.not_finite = self._not_finite / self._values
         if not self._count:
             return report
         report.low, report.high = float(self._low.min()), float(self._high.max())
@@ -184,5 +206,7 @@ class _Measure:
         report.constant = int((self._low == self._high).sum())
         report.outside, report.saturated = self._outside / self._count, self._saturated / self._count
         if self._leaf.modality in ("discrete", "text"):
-            report.distinct = len(self._seen)
+            report.distinct = min(len(self._seen), DISTINCT)
+        if self._leaf.modality == "text":
+            report.constant = int(report.distinct == 1)  # not: of one length
         return report

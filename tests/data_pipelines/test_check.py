@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from gato.data_pipelines import check, store_writer
 from gato.data_pipelines.check import check_store
 from gato.data_pipelines.episode import Episode, EpisodeSpec, LeafSpec
 from gato.data_pipelines.store_writer import StoreWriter
@@ -57,7 +58,8 @@ def test_statistics_of_every_leaf(store):
     assert order.distinct == 1
     assert move.outside == pytest.approx(1 / 290)
     assert report.violated == 1
-    assert report.violations == [(7, "lab/s: episode 7: actions.move: step 4: 1.5 outside -1.0..1.0")]
+    place = f"{store}/data-00000.array_record: episode 7"
+    assert report.violations == [(7, f"{place}: actions.move: step 4: 1.5 outside -1.0..1.0")]
     json.dumps(report.to_json())
 
 
@@ -74,3 +76,47 @@ def test_damage_is_a_violation_with_its_place(store):
     shard.write_bytes(data)
     report = check_store(store, progress=False)
     assert any("data-00000.array_record" in message for _, message in report.violations)
+    assert all(message.startswith(f"episode {number}: ") for number, message in report.violations)
+
+
+def test_what_the_writer_would_have_refused_is_found(tmp_path, monkeypatch):
+    """NaN is counted and named, and the statistics of the rest are unharmed; every leaf out of range is named."""
+    monkeypatch.setattr(store_writer, "check_episode", lambda *_: None)
+    rng = np.random.default_rng(0)
+    made = [episode(rng, 10) for _ in range(3)]
+    made[1].observations["joints"][6, 2] = np.nan
+    made[2].actions["move"][1, 0] = -7
+    with StoreWriter(tmp_path / "s", "lab/s", SPEC, {}) as writer:
+        for one in made:
+            writer.write(one)
+    report = check_store(tmp_path / "s", progress=False)
+    joints, *_, move = report.leaves
+    assert joints.not_finite == pytest.approx(1 / 90)
+    values = np.concatenate([one.observations["joints"] for one in made])
+    assert (joints.low, joints.high) == (pytest.approx(values[np.isfinite(values).all(axis=1)].min()), 300)
+    assert move.low == -7
+    place = f"{tmp_path}/s/data-00000.array_record: episode"
+    assert report.violations == [
+        (1, f"{place} 1: observations.joints: step 6: NaN or infinity"),
+        (2, f"{place} 2: actions.move: step 1: -7 outside -1.0..1.0"),
+    ]
+
+
+def test_actions_do_not_saturate_where_nothing_is_companded(tmp_path):
+    spec = EpisodeSpec.of({"x": LeafSpec("continuous", low=-1e4, high=1e4)}, LeafSpec("continuous", low=-1e3, high=1e3))
+    values = np.linspace(-999, 999, 9, dtype=np.float32)
+    with StoreWriter(tmp_path / "s", "s", spec, {}) as writer:
+        writer.write(Episode({"x": values}, {"action": values}, np.zeros(9, np.float32)))
+    x, action = check_store(tmp_path / "s", progress=False).leaves
+    assert (x.saturated, action.saturated) == (pytest.approx(6 / 9), 0)
+
+
+def test_a_corpus_is_not_kept_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(check, "DISTINCT", 50)
+    spec = EpisodeSpec.of({"text": LeafSpec("text")}, {}, "document")
+    with StoreWriter(tmp_path / "s", "s", spec, {}) as writer:
+        for k in range(80):
+            writer.write(Episode({"text": [f"document {k}"]}, {}, np.zeros(1, np.float32)))
+    (text,) = check_store(tmp_path / "s", progress=False).leaves
+    assert text.distinct == 50
+    assert text.constant == 0
