@@ -5,14 +5,14 @@ People look at this before they spend a pod-week.
 
 from __future__ import annotations
 
+import functools
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from gato.data_pipelines.check import StoreReport, check_store
-from gato.data_pipelines.episode import Episode
+from gato.data_pipelines.check import DISTINCT, StoreReport, check_store
 from gato.data_pipelines.mixture import SourceConfig, open_sources
 from gato.data_pipelines.rows import BEGIN, END, PROMPT_BEGIN, PROMPT_END, Rows
 from gato.data_pipelines.store import Store
@@ -25,7 +25,8 @@ from gato.tokenizers.sequence import SequenceTokenizer
 from gato.tokenizers.text import TextTokenizer
 from gato.tokenizers.vocabulary import Vocabulary
 
-FRAMES, SHOWN_EPISODES, SHOWN_ACTIONS, SHOWN_ROWS, TIMESTEPS = 8, 3, 8, 16, 2
+FRAMES, SHOWN_EPISODES, SHOWN_ACTIONS, SHOWN_ROWS, SHOWN_TOKENS = 8, 3, 8, 16, 1024
+ACTION_STEPS = 1000  # of the curves
 CHECKED = 500  # episodes, for the statistics
 
 
@@ -55,14 +56,13 @@ def write_data_page(paths: Sequence[Path], out: Path, length: int = 1024, text_m
     sections = [header("Data", "What the stores hold, and what the network will read of them.", tiles)]
     for report in reports:
         store = Store(report.path)
-        episodes = [store.episode(k * len(store) // SHOWN_EPISODES) for k in range(min(SHOWN_EPISODES, len(store)))]
-        first = tokenizer.tokenize(episodes[0].observations, episodes[0].actions, store.spec)
-        shown = first.slice(0, min(TIMESTEPS, len(episodes[0])))
+        shown = min(SHOWN_EPISODES, len(store))
+        chosen = [k * len(store) // shown for k in range(shown)]
         body = [
             _statistics(report),
-            _frames(episodes, store),
-            _actions(episodes[0], store),
-            token_card([describe_tokens("the beginning of the first episode", shown, vocabulary, text)]),
+            *(_unless_damaged(_frames, store, index) for index in chosen),
+            _unless_damaged(_actions, store, chosen[0]),
+            _unless_damaged(functools.partial(_tokens, tokenizer, text), store, chosen[0]),
             _packing(report.path, tokenizer, length),
         ]
         sections.append(section(store.name, f"{report.path}", "".join(part for part in body if part)))
@@ -77,12 +77,14 @@ def _statistics(report: StoreReport) -> str:
         notes = []
         if leaf.constant:
             notes.append(f"{leaf.constant} of {leaf.dimensions} never change")
+        if leaf.not_finite:
+            notes.append(f"{leaf.not_finite:.2%} NaN or infinite")
         if leaf.outside:
             notes.append(f"{leaf.outside:.2%} outside the range")
         if leaf.saturated:
             notes.append(f"{leaf.saturated:.2%} saturated")
         if leaf.distinct is not None:
-            notes.append(f"{leaf.distinct:,} different values")
+            notes.append(f"{leaf.distinct:,}{' or more' if leaf.distinct == DISTINCT else ''} different values")
         cells = (
             leaf.name,
             leaf.spec.modality,
@@ -94,34 +96,54 @@ def _statistics(report: StoreReport) -> str:
     bad = "".join(f'<p class="note">bad: {html.escape(message)}</p>' for _, message in report.violations)
     lengths, returns = (" … ".join(number(values[k]) for k in (0, 2, 4)) for values in (report.lengths, report.returns))
     about = f"lengths {lengths}, returns {returns} (lowest, median, highest)"
+    about += f"; {html.escape(str(report.metadata['fps']))} frames a second" if "fps" in report.metadata else ""
     return f'<div class="card"><table>{"".join(rows)}</table><p class="note">{about}</p>{bad}</div>'
 
 
-def _frames(episodes: Sequence[Episode], store: Store) -> str:
+def _unless_damaged(draw: Callable[[Store, int], str], store: Store, index: int) -> str:
+    """A picture of one episode, or what is wrong with it: the rest of the page is wanted all the more."""
+    try:
+        return draw(store, index)
+    except GatoError as error:
+        return f'<div class="card"><p class="note">episode {index}: {html.escape(str(error))}</p></div>'
+
+
+def _frames(store: Store, index: int) -> str:
+    """Frames of one episode, evenly chosen; only they are read."""
     leaves = [path for path, leaf in store.spec.observations.items() if leaf.modality == "image"]
     if not leaves:
         return ""
+    length = int(store.lengths[index])
+    chosen = np.unique(np.linspace(0, length - 1, min(FRAMES, length)).round().astype(int)).tolist()
+    steps = [store.episode(index, step, step + 1).observations for step in chosen]
+    texts = [path for path, leaf in store.spec.observations.items() if leaf.modality == "text"]
+    words = " / ".join(steps[0][path][0] for path in texts)[:200]
     strips = []
-    for episode in episodes:
-        chosen = np.unique(np.linspace(0, len(episode) - 1, min(FRAMES, len(episode))).round().astype(int))
-        for leaf in leaves:
-            pictures = "".join(
-                f'<img src="{png_uri(episode.observations[leaf][step])}" alt="{html.escape(leaf)}, step {step}" '
-                f'title="step {step}" height="96">'
-                for step in chosen
-            )
-            words = [
-                episode.observations[path][0]
-                for path, other in store.spec.observations.items()
-                if other.modality == "text"
-            ]
-            caption = f"{leaf}; {' / '.join(words)}" if words else leaf
-            strips.append(f"<figure>{pictures}<figcaption>{html.escape(caption[:200])}</figcaption></figure>")
-    return f'<div class="card"><h3>Frames</h3>{"".join(strips)}</div>'
+    for leaf in leaves:
+        pictures = "".join(
+            f'<img src="{png_uri(values[leaf][0])}" alt="{html.escape(leaf)}, step {step}" '
+            f'title="step {step}" height="96">'
+            for step, values in zip(chosen, steps, strict=True)
+        )
+        caption = f"{leaf}; {words}" if words else leaf
+        strips.append(f"<figure>{pictures}<figcaption>{html.escape(caption)}</figcaption></figure>")
+    return f'<div class="card"><h3>Frames of episode {index}</h3>{"".join(strips)}</div>'
 
 
-def _actions(episode: Episode, store: Store) -> str:
+def _tokens(tokenizer: SequenceTokenizer, text: TextTokenizer, store: Store, index: int) -> str:
+    """The beginning of one episode as the network reads it, in a box of its own that scrolls."""
+    length = int(store.lengths[index])
+    steps = min(length, -(-SHOWN_TOKENS // tokenizer.tokens_per_timestep(store.spec)))
+    episode = store.episode(index, 0, steps)
+    sequence = tokenizer.tokenize(episode.observations, episode.actions, store.spec)
+    title = f"episode {index}" if steps == length else f"episode {index}, its first {steps} of {length:,} timesteps"
+    described = describe_tokens(title, sequence, tokenizer.vocabulary, text, SHOWN_TOKENS)
+    return f'<h3>Tokens</h3><div class="scroll">{token_card([described])}</div>'
+
+
+def _actions(store: Store, index: int) -> str:
     """Each dimension of the actions over time, between the bounds of its leaf."""
+    episode = store.episode(index, 0, min(int(store.lengths[index]), ACTION_STEPS))
     width, height, gap = 900, 44, 8
     lines = []
     for path, leaf in store.spec.actions.items():
@@ -153,7 +175,7 @@ def _actions(episode: Episode, store: Store) -> str:
     chart = (
         f'<svg class="chart" viewBox="0 -4 {width} {total + 8}" role="img" aria-label="actions">{"".join(out)}</svg>'
     )
-    return f'<div class="card"><h3>Actions of the first episode</h3>{chart}</div>'
+    return f'<div class="card"><h3>Actions of episode {index}</h3>{chart}</div>'
 
 
 def _packing(path: Path, tokenizer: SequenceTokenizer, length: int) -> str:
