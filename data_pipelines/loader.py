@@ -79,6 +79,8 @@ class Loader:
             raise MixtureError(f"batch_size={batch_size} must be a positive multiple of the {process_count} hosts")
         if length < 2:
             raise MixtureError(f"length={length}: a row needs at least two tokens")
+        if threads < 0 or workers < 0:
+            raise MixtureError(f"threads={threads}, workers={workers}: neither can be negative; 0 does without")
         self.sources = open_sources(configs, tokenizer, length, seed)
         self.rows = Rows(self.sources, length, seed)
         self._held_out: Rows | None = None

@@ -88,6 +88,8 @@ class TrainConfig:
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.loader_workers < 0:
+            raise ConfigError(f"loader_workers must be >= 0 (0: this process), got {self.loader_workers}")
         if self.length < 2:
             raise ConfigError(f"length must be at least 2 tokens, got {self.length}")
         if self.validation_every < 0:

@@ -297,6 +297,9 @@ def test_bad_sizes_are_refused(stores):
         open_loader(stores, process_count=3)
     with pytest.raises(MixtureError, match="length=1"):
         Loader(configs(stores), make_tokenizer(), 8, 1, 0)
+    for wrong in ({"threads": -1}, {"workers": -1}):
+        with pytest.raises(MixtureError, match="neither can be negative"):
+            open_loader(stores, **wrong)
 
 
 def test_a_batch_larger_than_a_source_works(tmp_path):

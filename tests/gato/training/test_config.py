@@ -49,6 +49,8 @@ def test_contradictions_are_refused(train_config):
         train_config.replace(sources=())
     with pytest.raises(ConfigError, match="batch_size must be at least 1, got 0"):
         train_config.replace(batch_size=0)
+    with pytest.raises(ConfigError, match="loader_workers must be >= 0"):
+        train_config.replace(loader_workers=-1)
     with pytest.raises(ConfigError, match="vocabulary needs 4096 rows and bins from 3000"):
         train_config.check_vocabulary(Vocabulary(3000))
 
