@@ -11,7 +11,7 @@ import ast
 import dataclasses
 import importlib.util
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,15 +137,28 @@ def _group(value: Any) -> Any:
 
 def sources_in(folder: str, **settings: Any) -> list[dict[str, Any]]:
     """A source for every store below `folder`, with these settings of `SourceConfig`. Raises ConfigError for none."""
-    found = sorted(path.parent for path in Path(folder).rglob("store.json") if not _unfinished(path, Path(folder)))
+    found = list(stores_in(Path(folder)))
     if not found:
-        raise ConfigError(f"{folder}: holds no stores; write some with: gato collect --out {folder}")
+        raise ConfigError(
+            f"{folder}: holds no stores; write some with: gato collect --out {folder}, "
+            f"or: gato data import SOURCE {folder}/NAME"
+        )
     return [{"path": str(path), **settings} for path in found]
 
 
-def _unfinished(path: Path, folder: Path) -> bool:
-    """Whether a store is part of an unfinished one: those lie in folders with a dot."""
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+def stores_in(folder: Path) -> Iterator[Path]:
+    """The stores at and below a folder, in the order of their paths.
+
+    What lies inside a store belongs to it, and folders with a dot hold unfinished ones. A link may lead to a store, but
+    is followed no further.
+    """
+    if (folder / "store.json").exists():
+        yield folder
+    elif folder.is_dir():
+        for inside in sorted(folder.iterdir()):
+            further = inside.is_dir() and not inside.is_symlink()
+            if not inside.name.startswith(".") and (further or (inside / "store.json").exists()):
+                yield from stores_in(inside)
 
 
 def train_config(config: ConfigDict) -> TrainConfig:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from gato.launch.config import ConfigError, apply_override, load_config, shipped_configs, train_config
+from gato.launch.config import ConfigError, apply_override, load_config, shipped_configs, sources_in, train_config
 
 EXPERIMENT = """
 from ml_collections import ConfigDict
@@ -142,6 +142,23 @@ def test_a_presets_field_can_be_changed_on_the_command_line(tmp_path: Path) -> N
     assert train_config(load_config(str(path), ["model.layers=1"])).model.layers == 1
     with pytest.raises(ConfigError, match=r"no key 'model.layrs'; did you mean 'layers'"):
         load_config(str(path), ["model.layrs=1"])
+
+
+def test_sources_in_a_folder_are_its_finished_stores(tmp_path: Path) -> None:
+    for folder in ("b", "a/inner", "a/inner/part-00000", ".c.import/part-00000", "deep/er/d"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        (tmp_path / "data" / folder / "store.json").write_text("{}")
+    (tmp_path / "elsewhere" / "part-00000").mkdir(parents=True)
+    for folder in ("elsewhere", "elsewhere/part-00000"):
+        (tmp_path / folder / "store.json").write_text("{}")
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "deep" / "round").symlink_to(tmp_path / "data")
+    found = [Path(source["path"]).relative_to(tmp_path).as_posix() for source in sources_in(str(tmp_path / "data"))]
+    assert found == ["data/a/inner", "data/b", "data/deep/er/d", "data/linked"]
+    assert sources_in(str(tmp_path / "data" / "b"), weight=2.0) == [{"path": str(tmp_path / "data/b"), "weight": 2.0}]
+    for nothing in ("data/.c.import/part-00000/x", "data/deep/round/none"):
+        with pytest.raises(ConfigError, match=r"holds no stores.*gato data import"):
+            sources_in(str(tmp_path / nothing))
 
 
 def test_shipped_experiments_exist() -> None:

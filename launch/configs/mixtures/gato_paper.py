@@ -19,7 +19,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from gato.launch.config import ConfigError, default_config, sources_in
+from gato.launch.config import ConfigError, default_config, sources_in, stores_in
 
 # Domain -> per cent of the tokens.
 CONTROL = {
@@ -64,7 +64,7 @@ def get_config(argument: str = "data") -> ConfigDict:
 
 def sources(folder: str, redistribute: bool = False) -> list[dict[str, Any]]:
     """A source for every store below ``folder/DOMAIN``. Raises ConfigError that lists the missing domains."""
-    there = [domain for domain in WEIGHTS if next(Path(folder, domain).rglob("store.json"), None) is not None]
+    there = [domain for domain in WEIGHTS if next(stores_in(Path(folder, domain)), None) is not None]
     missing = [domain for domain in WEIGHTS if domain not in there]
     if not there:
         raise ConfigError(f"{folder}: holds none of the paper's domains; name folders {', '.join(WEIGHTS)}")
