@@ -35,10 +35,11 @@ class UsageError(GatoError):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        choice = re.search(r"argument (\S+): invalid choice: '([^']*)' \(choose from (.*)\)", message)
         if choice:
-            known = [name.strip("' ") for name in choice[2].split(",")]
-            message = f"no command {choice[1]!r}; {suggest(choice[1], known)}"
+            argument, given, known = choice[1], choice[2], [name.strip("' ") for name in choice[3].split(",")]
+            what = f"{argument} {given!r} is not possible" if argument.startswith("-") else f"no command {given!r}"
+            message = f"{what}; {suggest(given, known)}"
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
@@ -152,7 +153,7 @@ def _add_data(commands: Any) -> None:
         help="integers 0..N-1, e.g. actions.action=18",
     )
     load.add_argument(
-        "--bad", choices=("fail", "skip"), default="fail", help="bad records: stop (default), or leave out"
+        "--bad", choices=("fail", "skip"), default="fail", help="bad episodes: stop (default), or leave out"
     )
     load.add_argument(
         "--processes", type=_positive, default=os.cpu_count() or 1, metavar="N", help="(default: the cores)"
@@ -165,7 +166,7 @@ def _add_data(commands: Any) -> None:
     )
     check.add_argument("stores", nargs="+", type=Path, metavar="STORE")
     check.add_argument("--episodes", type=_positive, metavar="N", help="read so many of each, at random (default: all)")
-    check.add_argument("--json", metavar="FILE", help="also write everything there")
+    check.add_argument("--json", type=Path, metavar="FILE", help="also write everything there")
 
     show = action(
         "show",

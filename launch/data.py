@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from gato.data_pipelines.check import StoreReport, check_store
+from gato.data_pipelines.check import DISTINCT, LeafReport, StoreReport, check_store
 from gato.data_pipelines.import_source import import_source
 from gato.data_pipelines.readers.registry import SourceReference
 from gato.launch.scores import PIPED_WIDTH
+from gato.tokenizers.errors import GatoError
 
 SHOWN = 10  # skipped records that are printed; all are in the store
 
@@ -32,16 +36,18 @@ def run_import(arguments: argparse.Namespace) -> None:
     what = "was imported before" if done.already_there else "imported"
     print(f"{done.store}: {what}: {done.episodes:,} episodes, {done.timesteps:,} timesteps")
     if done.skipped:
-        print(f"skipped {len(done.skipped):,} bad records (all in {done.store}/skipped.jsonl):")
+        print(f"skipped {len(done.skipped):,} bad episodes (all in {done.store}/skipped.jsonl):")
         for number, why in done.skipped[:SHOWN]:
             print(f"  record {number}: {why}")
 
 
 def run_check(arguments: argparse.Namespace) -> int:
     """Prints the statistics and what is wrong; status 1 if something is."""
+    if arguments.json:
+        _prepare(arguments.json)
     reports = [check_store(path, arguments.episodes) for path in arguments.stores]
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps([report.to_json() for report in reports], indent=1) + "\n")
+        arguments.json.write_text(json.dumps([report.to_json() for report in reports], indent=1) + "\n")
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
     for report in reports:
@@ -53,6 +59,7 @@ def run_show(arguments: argparse.Namespace) -> None:
     """Writes the page of some stores and prints its path."""
     from gato.evaluation.data_page import write_data_page
 
+    _prepare(arguments.out)
     print(write_data_page(arguments.stores, arguments.out, arguments.length, arguments.text_model))
 
 
@@ -61,50 +68,67 @@ def run_train_tokenizer(arguments: argparse.Namespace) -> None:
     from gato.data_pipelines.text_corpus import texts_of
     from gato.tokenizers.text import TextTokenizer, train
 
-    model = train(texts_of(arguments.texts), arguments.pieces)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    _prepare(arguments.out)
+    corpus = texts_of(arguments.texts, progress=True)
+
+    def texts() -> Iterator[str]:
+        yield from corpus
+        # SentencePiece says nothing while it works.
+        print(f"all texts are read; training {arguments.pieces:,} pieces", file=sys.stderr)
+
+    model = train(texts(), arguments.pieces)
     arguments.out.write_bytes(model)
     tokenizer = TextTokenizer(model)
     print(f"{arguments.out}: {tokenizer.size:,} pieces, hash {tokenizer.hash}")
 
 
+def _prepare(file: Path) -> None:
+    """Before long work: finds out that the file cannot be written at its end."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.is_dir():
+        raise GatoError(f"{file}: is a folder; name a file in it")
+
+
 def _print(report: StoreReport, console: Console) -> None:
     size = f"{report.bytes / 1e6:,.1f} MB"
     read = "all" if report.checked == report.episodes else f"{report.checked:,} drawn at random"
-    console.print(f"[bold]{report.name}[/]  {report.path}")
+    console.print(f"[bold]{escape(report.name)}[/]  {escape(str(report.path))}", soft_wrap=True)
     console.print(f"  {report.episodes:,} episodes, {report.timesteps:,} timesteps, {size}; read: {read}")
     console.print(
         f"  lengths {_quantiles(report.lengths)}; returns {_quantiles(report.returns)} (0, 25, 50, 75, 100 %)"
     )
     if "fps" in report.metadata:
-        console.print(f"  {report.metadata['fps']:g} frames a second")
-    table = Table("leaf", "kind", "shape", "range", "mean", "constant", "outside", "saturated", "values", box=None)
+        console.print(f"  {report.metadata['fps']} frames a second")
+    columns = ("leaf", "kind", "shape", "range", "mean", "constant", "NaN", "outside", "saturated", "values")
+    table = Table(*columns, box=None)
     for leaf in report.leaves:
-        shape = "x".join(map(str, leaf.spec.shape)) or "scalar"
-        constant = f"{leaf.constant} of {leaf.dimensions}" if leaf.constant else ""
-        table.add_row(
-            leaf.name,
-            leaf.spec.modality,
-            "" if leaf.spec.modality == "text" else shape,
-            f"{leaf.low:.3g} … {leaf.high:.3g}",
-            f"{leaf.mean:.3g}",
-            constant,
-            f"{leaf.outside:.2%}" if leaf.outside else "",
-            f"{leaf.saturated:.2%}" if leaf.saturated else "",
-            ""
-            if leaf.distinct is None
-            else f"{leaf.distinct:,}{f' of {leaf.spec.values}' if leaf.spec.values else ''}",
-        )
+        table.add_row(*map(escape, _cells(leaf)))
     console.print(table)
     if report.skipped:
-        console.print(
-            f"  [yellow]{report.skipped:,} records were skipped by the import[/]: {report.path}/skipped.jsonl"
-        )
+        words = f"{report.skipped:,} records were skipped by the import[/]: {escape(str(report.path))}/skipped.jsonl"
+        console.print(f"  [yellow]{words}", soft_wrap=True)
     for _, message in report.violations:
-        console.print(f"  [red]{message}[/]")
+        console.print(f"  [red]{escape(message)}[/]", soft_wrap=True)  # one line each, for grep
     if report.violated > len(report.violations):
-        console.print(f"  [red]... and {report.violated - len(report.violations):,} more[/]")
+        console.print(f"  [red]... and {report.violated - len(report.violations):,} more bad episodes[/]")
     console.print("  [red]not fit for training[/]" if report.violated else "  [green]nothing is wrong[/]")
+
+
+def _cells(leaf: LeafReport) -> tuple[str, ...]:
+    spec = leaf.spec
+    values = "" if leaf.distinct is None else f"{leaf.distinct:,}{' or more' if leaf.distinct == DISTINCT else ''}"
+    return (
+        leaf.name,
+        spec.modality,
+        "" if spec.modality == "text" else "x".join(map(str, spec.shape)) or "scalar",
+        f"{leaf.low:.3g} … {leaf.high:.3g}",
+        f"{leaf.mean:.3g}",
+        f"{leaf.constant} of {leaf.dimensions}" if leaf.constant else "",
+        f"{leaf.not_finite:.2%}" if leaf.not_finite else "",
+        f"{leaf.outside:.2%}" if leaf.outside else "",
+        f"{leaf.saturated:.2%}" if leaf.saturated else "",
+        f"{values} of {spec.values:,}" if values and spec.values else values,
+    )
 
 
 def _quantiles(values: list[float]) -> str:

@@ -44,6 +44,8 @@ def test_help_does_not_import_the_heavy_packages() -> None:
     ("argv", "message"),
     [
         (["evaluat"], "did you mean 'evaluate'?"),
+        (["data", "impor", "a", "b"], "no command 'impor'; did you mean 'import'?"),
+        (["data", "import", "a", "b", "--bad", "ski"], "--bad 'ski' is not possible; did you mean 'skip'?"),
         (["quickstart", "--budget", "soon"], "'soon' is no time"),
         (["quickstart", "--seed", "-1"], "--seed"),
         (["train", "--out", "x"], "--config"),
