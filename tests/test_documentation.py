@@ -18,9 +18,15 @@ PARTS = {name.partition("/")[0] for name in (*SUITES, *DOCUMENTS)}
 SOURCE = re.compile(rf"(?<![\w/])(?:{'|'.join(sorted(PARTS))})/[A-Za-z0-9][\w-]*(?![\w/.*])")
 
 
-def helps() -> dict[str, str]:
-    commands = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
-    return {name: parser.format_help() for name, parser in commands.choices.items()}
+def helps(parser: argparse.ArgumentParser | None = None) -> dict[str, str]:
+    """Command ("data import") -> its help, of all commands and their sub-commands."""
+    found = {}
+    for action in (parser or build_parser())._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, command in action.choices.items():
+                found[name] = command.format_help()
+                found |= {f"{name} {inside}": text for inside, text in helps(command).items()}
+    return found
 
 
 def texts() -> dict[str, str]:
@@ -32,6 +38,10 @@ def test_links_lead_to_files(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_sub_commands_are_looked_at() -> None:
+    assert "gato data import" in helps()["data import"].partition("examples:")[2]
 
 
 def test_named_sources_exist() -> None:
