@@ -11,7 +11,7 @@ import functools
 import hashlib
 import io
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import sentencepiece
@@ -111,14 +111,23 @@ def train(texts: Iterable[str], size: int = DEFAULT_SIZE) -> bytes:
 
     Raises:
       VocabularyError: fewer than 1,024 pieces (discrete values share their ids), or too little text for so many.
+      GatoError: of `texts`, passed on.
     """
     if size < 1024:
         raise VocabularyError(f"{size} pieces asked for, but discrete values need the ids of at least 1,024")
     model = io.BytesIO()
-    lines = (line for text in texts for line in text.splitlines(keepends=False) if line)
+    failures: list[GatoError] = []
+
+    def lines() -> Iterator[str]:
+        try:
+            yield from (line for text in texts for line in text.splitlines(keepends=False) if line)
+        except GatoError as error:  # SentencePiece makes a RuntimeError of it
+            failures.append(error)
+            raise
+
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=lines,
+            sentence_iterator=lines(),
             model_writer=model,
             model_type="bpe",
             vocab_size=size,
@@ -137,6 +146,8 @@ def train(texts: Iterable[str], size: int = DEFAULT_SIZE) -> bytes:
             minloglevel=2,
         )
     except RuntimeError as error:
+        if failures:
+            raise failures[0] from None
         raise VocabularyError(f"cannot train {size} pieces: too little or unsuitable text ({error})") from None
     return model.getvalue()
 

@@ -129,6 +129,8 @@ def test_damage_in_a_corpus_ends_the_training_of_a_tokenizer(tmp_path, capsys):
     assert not (tmp_path / "text.model").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_page_as_a_new_user_follows_it(tmp_path, monkeypatch):
     """Every block of these sections of docs/data.md, in order: programs are saved or run, commands are given."""
     monkeypatch.chdir(tmp_path)
