@@ -24,11 +24,15 @@ def frames(file: Path, start: float, count: int, fps: float, where: str) -> Iter
         with av.open(str(file)) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
+            # A damaged frame would else be filled up from its neighbours, and pass.
+            stream.codec_context.options = {"err_detect": "crccheck+bitstream+buffer+explode"}
             if start > 0:
                 # To the key frame before: what lies between is decoded and passed over.
                 container.seek(int(start / stream.time_base), stream=stream, backward=True)
             for frame in container.decode(stream):
                 time = float(frame.time if frame.time is not None else 0.0)
+                if frame.is_corrupt:  # before the start, too: the frames after it are made from it
+                    raise SourceError(f"{where}: {file}: the frame at {time:.3f} s is damaged; copy it again")
                 if time < start - 0.5 / fps:
                     continue
                 if abs(time - (start + found / fps)) > 0.5 / fps:

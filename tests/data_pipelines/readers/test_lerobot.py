@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from gato.data_pipelines.errors import SourceError
+from gato.data_pipelines.readers import lerobot_video
 from gato.tokenizers.spec import LeafSpec
 
 av = pytest.importorskip("av")
@@ -204,3 +205,44 @@ def test_pictures_can_be_made_smaller(tmp_path, imported):
         f"MINE = DatasetSpec(source={str(folder)!r}, options={{'size': (32, 32)}})\n"
     )
     assert imported(tmp_path / "mine.py").episode(0).observations["images.top"].shape == (7, 32, 32, 3)
+
+
+def test_concealed_frames_never_pass(tmp_path):
+    """A decoder fills damage up from the neighbours and goes on; such frames must be refused, not imported."""
+    file = tmp_path / "video.mp4"
+    written = [np.roll(frame(0, step), 3 * step, axis=0) for step in range(12)]
+    write_video(file, written)
+    good = list(lerobot_video.frames(file, 0.0, 12, FPS, "here"))
+    data = file.read_bytes()
+    begin = data.index(b"mdat") + 4  # behind it the frames, their size before it
+    end = begin - 8 + int.from_bytes(data[begin - 8 : begin - 4], "big")
+    rng, concealed = np.random.default_rng(0), 0
+    for _ in range(150):
+        broken = bytearray(data)
+        place = int(rng.integers(begin, end))
+        for offset in range(min(8, end - place)):
+            broken[place + offset] ^= int(rng.integers(256))
+        file.write_bytes(broken)
+        tolerant, flagged = tolerantly(file)
+        try:
+            read = list(lerobot_video.frames(file, 0.0, 12, FPS, "here"))
+        except SourceError:
+            if len(tolerant) == 12 and any(not np.array_equal(*pair) for pair in zip(tolerant, good, strict=True)):
+                concealed += 1
+        else:
+            assert not flagged
+            assert len(read) == 12
+    assert concealed > 20  # wrong frames that a decoder with its usual settings gives
+
+
+def tolerantly(file: Path) -> tuple[list[np.ndarray], bool]:
+    """What a decoder with its usual settings makes of a video, and whether it marks a frame as damaged."""
+    found, flagged = [], False
+    try:
+        with av.open(str(file)) as container:
+            for image in container.decode(video=0):
+                flagged |= image.is_corrupt
+                found.append(image.to_ndarray(format="rgb24"))
+    except av.error.FFmpegError:
+        pass
+    return found, flagged
