@@ -11,6 +11,7 @@ import numpy as np
 from gato.data_pipelines.draws import permutation
 from gato.data_pipelines.episode import check_episode
 from gato.data_pipelines.progress import progress as show_progress
+from gato.data_pipelines.ranges import outside
 from gato.data_pipelines.store import Store
 from gato.tokenizers.continuous import M as MU_LAW_LIMIT
 from gato.tokenizers.continuous import is_companded
@@ -162,7 +163,8 @@ class _Measure:
 
     def add(self, values: Any) -> list[str]:
         """Counts the values [T, ...] of an episode; returns what is outside its range, in words."""
-        leaf, words = self._leaf, []
+        leaf = self._leaf
+        words: list[str] = []
         if leaf.modality == "text":
             flat = np.array([[len(text)] for text in values], np.float64)
         else:
@@ -183,10 +185,9 @@ class _Measure:
         self._high = high if not self._high.size else np.maximum(self._high, high)
         self._count += flat.size
         self._sum += float(flat.sum(dtype=np.float64))
-        if leaf.modality == "continuous" and leaf.low is not None:
-            lows, highs = (np.broadcast_to(np.asarray(bound), leaf.size) for bound in (leaf.low, leaf.high))
-            slack = 1e-5 * (highs - lows)
-            bad = (flat < lows - slack) | (flat > highs + slack)
+        bad = outside(flat.reshape(-1, *leaf.shape), leaf)
+        if bad is not None:
+            bad = bad.reshape(flat.shape)
             self._outside += int(bad.sum())
             if bad.any():
                 step = int(steps[np.argwhere(bad)[0][0]])

@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gato.data_pipelines.episode import Episode
+from gato.tokenizers.errors import GatoError
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
+
+# What a user says about a leaf: what it is; of integers only how many values they have; None leaves it out.
+GivenLeaf = LeafSpec | int | None
 
 
 class Reader(Protocol):
@@ -37,8 +41,18 @@ class Reader(Protocol):
         """Number of records; most formats have one episode in a record."""
         ...
 
-    def read(self, index: int) -> Iterable[Episode]:
-        """The episodes of one record, with an ``episode_id`` in their metadata. Raises GatoError with the place."""
+    def read(self, index: int) -> Iterable[Episode | GatoError]:
+        """The episodes of one record, with an ``episode_id`` in their metadata.
+
+        Where a record has many, a bad one may be given as its error, in its place, and the next ones follow.
+
+        Raises:
+          GatoError: with the place; the rest of the record cannot be read.
+        """
+        ...
+
+    def where(self, index: int, number: int = 0) -> str:
+        """The place of the ``number``-th thing that ``read(index)`` gives, for messages: file, and episode in it."""
         ...
 
 
@@ -51,10 +65,10 @@ class DatasetSpec:
       source: folder or file of the data; None: given on the command line.
       format: name of a reader; "" finds it out.
       options: of the reader, see there (e.g. ``{"last_action": True}`` for ``rlds``).
-      leaves: "observations.PATH" or "actions.PATH" -> what the leaf is, where the format does not say it (an integer
-        needs its number of values); None leaves it out.
+      leaves: "observations.PATH" or "actions.PATH" -> what the leaf is, where the format does not say it. Of integers
+        their number of values is enough; None leaves the leaf out.
       transform: the last word on each episode: may change, add and rename leaves; then `spec` says what comes out. None
-        in its place of an episode leaves the episode out.
+        in its place of an episode leaves the episode out. Images are arrays, or image files as the format has them.
       spec: of the transformed episodes; None: the reader's, changed by `leaves`.
       metadata: added to the source's: task, agent, suite, ... (`task` names what the evaluation plays).
     """
@@ -63,7 +77,7 @@ class DatasetSpec:
     source: str | None = None
     format: str = ""
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    leaves: Mapping[str, LeafSpec | None] = dataclasses.field(default_factory=dict)
+    leaves: Mapping[str, GivenLeaf] = dataclasses.field(default_factory=dict)
     transform: Callable[[Episode], Episode | None] | None = None
     spec: EpisodeSpec | None = None
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)

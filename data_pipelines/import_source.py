@@ -16,10 +16,13 @@ import multiprocessing
 import os
 import queue
 import shutil
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from gato.data_pipelines import store_format
 from gato.data_pipelines.errors import SourceError, StoreError
@@ -31,7 +34,9 @@ from gato.data_pipelines.worker_process import start_worker
 from gato.tokenizers.errors import GatoError
 
 PART_BYTES = 64 << 20
+PART_RECORDS = 1 << 16  # at most: where a record gives little or nothing, reading it is what takes time
 Bad = Literal["fail", "skip"]
+_SAMPLED = 5  # records whose size tells how many make a part
 _REPORT = 32  # records between two signs of life of a worker
 
 
@@ -41,7 +46,7 @@ class Imported:
 
     Attributes:
       store: the folder. episodes, timesteps: in it.
-      skipped: (record, why) of what was left out because it was bad.
+      skipped: (record, why) of what was left out because it was bad: an episode, or the rest of a record.
       already_there: whether the folder held this very import before.
     """
 
@@ -63,7 +68,7 @@ def import_source(
     """Imports a source into the store ``dest``.
 
     Args:
-      bad: what to do with a record that is damaged or does not match the spec: stop, or leave it out and list it.
+      bad: what to do with an episode that is damaged or does not match the spec: stop, or leave it out and list it.
       processes: that read and write; the store does not depend on it.
       progress: whether to show it on stderr.
 
@@ -77,8 +82,8 @@ def import_source(
         return plan
     waiting, name = plan.waiting(), plan.source.name
     total = sum(part.stop - part.start for part in plan.parts)
-    with show_progress(total, "importing", progress) as advance:
-        advance(total - sum(part.stop - part.start for part in waiting), name)
+    done = total - sum(part.stop - part.start for part in waiting)
+    with show_progress(total, "importing", progress, done) as advance:
         _run(waiting, plan, min(processes, len(waiting)), lambda count: advance(count, name))
     return plan.finish()
 
@@ -130,13 +135,17 @@ class ImportPlan:
         records = len(self.source.reader)
         skipped = [entry for part in self.parts for entry in _skipped(self.folder, part)]
         about = {"identity": self.identity, "format": self.source.format, "records": records, "skipped": len(skipped)}
-        if len(skipped) == records:
-            raise StoreError(f"{self.dest}: every record was skipped as bad; the first: {skipped[0][1]}")
         parts = [self.folder / part.name for part in self.parts]
+        if not any(len(Store(part)) for part in parts):
+            why = "the source, or its transform, gives no episode"
+            if skipped:
+                why = f"no episode is left, {len(skipped)} were skipped as bad; the first: {skipped[0][1]}"
+            raise StoreError(f"{self.dest}: {why}")
         merge_parts(parts, self.folder, {**self.source.metadata, "import": about})
-        (self.folder / "skipped.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in skipped))
-        os.rename(self.folder, self.dest)
-        _tidy(self.dest, self.parts)
+        with _writing(self.dest):
+            (self.folder / "skipped.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in skipped))
+            os.rename(self.folder, self.dest)
+        _tidy(self.dest)
         return _imported(self.dest, skipped, already_there=False)
 
 
@@ -149,24 +158,28 @@ def plan_import(reference: SourceReference, dest: str | os.PathLike[str], bad: B
     dest = Path(dest)
     source = open_source(reference)
     identity = f"{source.identity}-{store_format.VERSION}"
-    if dest.exists():
+    if dest.exists() and not (dest.is_dir() and not any(dest.iterdir())):  # an empty folder is as good as none
         return _existing(dest, identity, bad)
     folder = dest.with_name(f".{dest.name}.import")
     return ImportPlan(reference, source, dest, folder, _prepare(folder, source, identity, bad), bad, identity)
 
 
 def _existing(dest: Path, identity: str, bad: Bad) -> Imported:
+    if not (dest / "store.json").exists():
+        raise StoreError(f"{dest}: exists, and is no store; choose another place")
     store = Store(dest)
     found = store.metadata.get("import", {}).get("identity")
     if found != identity:
         what = "another import (other data, format or options)" if found else "a store that was not imported"
         raise StoreError(f"{dest}: holds {what}; delete it or choose another folder")
     file = dest / "skipped.jsonl"
-    skipped = [(int(number), why) for number, why in map(json.loads, file.read_text().splitlines())]
+    listed = file.read_text().splitlines() if file.exists() else []
+    skipped = [(int(number), why) for number, why in map(json.loads, listed)]
     if skipped and bad == "fail":
         raise StoreError(
             f"{dest}: was imported without {len(skipped)} bad records; delete it, or ask for --bad skip again"
         )
+    _tidy(dest)  # the import may have been interrupted after its last word
     return _imported(dest, skipped, already_there=True)
 
 
@@ -178,20 +191,18 @@ def _imported(dest: Path, skipped: list[tuple[int, str]], already_there: bool) -
 def _prepare(folder: Path, source: OpenSource, identity: str, bad: Bad) -> list[Part]:
     """The parts of this import; the folder says for which data they are. Parts of other data are thrown away."""
     plan = folder / "import.json"
+    for leaving in folder.glob(".part-*.partial"):  # of processes that were killed
+        shutil.rmtree(leaving, ignore_errors=True)
     if plan.exists():
         with contextlib.suppress(ValueError, KeyError):
             known = json.loads(plan.read_text())
             if known["identity"] == identity:
                 return _parts(len(source.reader), known["records_per_part"])
     shutil.rmtree(folder, ignore_errors=True)
-    per_part = max(1, PART_BYTES // max(_first_size(source, bad), 1))
-    try:
+    per_part = max(1, min(PART_RECORDS, PART_BYTES // max(_usual_size(source, bad), 1)))
+    with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        partial = plan.with_suffix(".partial")
-        partial.write_text(json.dumps({"identity": identity, "records_per_part": per_part}))
-        os.replace(partial, plan)
-    except OSError as error:
-        raise StoreError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    _write(plan, {"identity": identity, "records_per_part": per_part})
     return _parts(len(source.reader), per_part)
 
 
@@ -200,18 +211,27 @@ def _parts(records: int, per_part: int) -> list[Part]:
     return [Part(number, start, min(start + per_part, records)) for number, start in enumerate(starts)]
 
 
-def _first_size(source: OpenSource, bad: Bad) -> int:
-    """Bytes of the first record that can be read: all are taken to be as large."""
-    for index in range(len(source.reader)):
-        try:
-            episodes = list(source.read(index))
-        except GatoError:
+def _usual_size(source: OpenSource, bad: Bad) -> int:
+    """Bytes of a record: the median of some, spread over the source, that give anything; 0 if none of them does."""
+    records = len(source.reader)
+    chosen = sorted({int(index) for index in np.linspace(0, records - 1, _SAMPLED)})
+    sizes = [size for index in chosen if (size := _size(source, index, bad))]
+    return int(np.median(sizes)) if sizes else 0
+
+
+def _size(source: OpenSource, index: int, bad: Bad) -> int:
+    """Bytes of the episodes of a record, or more than a part may have: what is beyond is not read."""
+    size = 0
+    for episode in source.read(index):
+        if isinstance(episode, GatoError):
             if bad == "fail":
-                raise
+                raise episode
             continue
-        values = [leaf for e in episodes for leaf in (*e.observations.values(), *e.actions.values())]
-        return sum(sum(map(len, leaf)) if isinstance(leaf, list) else leaf.nbytes for leaf in values)
-    return 0
+        leaves = (*episode.observations.values(), *episode.actions.values())
+        size += sum(sum(map(len, leaf)) if isinstance(leaf, list) else np.asarray(leaf).nbytes for leaf in leaves)
+        if size > PART_BYTES:
+            break
+    return size
 
 
 def _skipped(folder: Path, part: Part) -> list[tuple[int, str]]:
@@ -271,35 +291,56 @@ def _source(reference: SourceReference, identity: str) -> OpenSource:
 def import_part(
     reference: SourceReference, identity: str, folder: Path, bad: Bad, part: Part, advance: Callable[[int], None]
 ) -> None:
-    """Writes one part into ``folder``; ``advance(n)`` after n more records. Raises as `import_source`."""
-    source, skipped = _source(reference, identity), []
+    """Writes one part into ``folder``, if it is not there; ``advance(n)`` after n more records.
+
+    Raises as `import_source`.
+    """
     path = folder / part.name
+    if path.exists():  # a cluster repeats work whose answer got lost
+        advance(part.stop - part.start)
+        return
+    source, skipped = _source(reference, identity), []
     with StoreWriter(path, source.name, source.spec, source.metadata, jpeg=source.jpeg, part=True) as writer:
         for count, index in enumerate(range(part.start, part.stop), 1):
-            try:
-                for episode in source.read(index):
+            for episode in source.read(index):
+                if not isinstance(episode, GatoError):
                     writer.write(episode)
-            except GatoError as error:
-                if bad == "fail" or isinstance(error, StoreError):
-                    raise
-                skipped.append((index, str(error)))
+                elif bad == "fail":
+                    raise episode
+                else:
+                    skipped.append((index, str(episode)))
             if count % _REPORT == 0:
                 advance(_REPORT)
         # Before the part itself appears: it is complete only with the list.
-        (folder / f"{part.name}.skipped.json").write_text(json.dumps(skipped))
+        _write(folder / f"{part.name}.skipped.json", skipped)
     advance((part.stop - part.start) % _REPORT)
 
 
-def _tidy(dest: Path, parts: Sequence[Part]) -> None:
+def _write(file: Path, values: Any) -> None:
+    """JSON values, atomically: several processes may write the same."""
+    partial = file.with_name(f".{file.name}.{uuid.uuid4().hex[:12]}.partial")
+    with _writing(file):
+        partial.write_text(json.dumps(values))
+        os.replace(partial, file)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error.strerror or error}; mend it and run again") from error
+
+
+def _tidy(dest: Path) -> None:
     """Removes what only the parts needed. Nothing depends on it."""
-    leftovers: Iterator[Path] = (
-        file
-        for part in parts
-        for file in (
-            *((dest / part.name / name) for name in ("store.json", "index.npz", "episodes.jsonl")),
-            dest / f"{part.name}.skipped.json",
-        )
-    )
-    for file in (*leftovers, dest / "import.json"):
+    for pattern in ("part-*/store.json", "part-*/index.npz", "part-*/episodes.jsonl", "part-*.skipped.json"):
+        for file in dest.glob(pattern):
+            with contextlib.suppress(OSError):
+                file.unlink()
+    for leaving in (*dest.glob(".*.partial"), dest / "import.json"):
         with contextlib.suppress(OSError):
-            file.unlink()
+            if leaving.is_dir():
+                shutil.rmtree(leaving)
+            else:
+                leaving.unlink()

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -38,7 +39,8 @@ class StoreWriter:
       spec: checked against every episode.
       metadata: JSON values about the source: suite, task, agent, ...
       jpeg: image leaves that are kept as JPEG files. Files are kept as they are, arrays are encoded.
-      part: whether this is a part of a store to be (`merge_parts`), which may turn out empty.
+      part: whether this is a part of a store to be (`merge_parts`): it may turn out empty, its episodes were checked
+        before, and several processes may write the same one at once (of which the first to end counts).
 
     Raises:
       StoreError: the path exists, the disk is full, or no episode was written.
@@ -57,7 +59,8 @@ class StoreWriter:
     ) -> None:
         self.path, self._jpeg, self._is_part = Path(path), sorted(jpeg), part
         self.name, self.spec, self.metadata = name, spec, dict(metadata)
-        self._partial = self.path.with_name(f".{self.path.name}.partial")
+        unique = f".{uuid.uuid4().hex[:12]}" if part else ""
+        self._partial = self.path.with_name(f".{self.path.name}{unique}.partial")
         self._digest = hashlib.blake2b(json.dumps(spec.to_json()).encode(), digest_size=16)
         self._lengths: list[int] = []
         self._returns: list[float] = []
@@ -70,7 +73,7 @@ class StoreWriter:
         self._shard_bytes = 0
 
     def __enter__(self) -> StoreWriter:
-        if self.path.exists():
+        if self.path.exists() and not self._is_part:
             raise StoreError(f"{self.path}: already exists; delete it or choose another folder")
         if self._partial.exists():
             shutil.rmtree(self._partial)
@@ -84,7 +87,8 @@ class StoreWriter:
     def write(self, episode: Episode) -> None:
         """Appends one episode. Raises SpecError if it does not match the spec, StoreError if it cannot be written."""
         where = f"{self.name}: episode {len(self._lengths)}"
-        check_episode(episode, self.spec, where)
+        if not self._is_part:
+            check_episode(episode, self.spec, where)
         episode = self._encoded(episode)
         steps, size = len(episode), store_format.steps_per_record(self.spec)
         if self.spec.kind == "document" and steps != 1:
@@ -170,7 +174,8 @@ class StoreWriter:
             "lines": self._lines,
             "checks": self._checks,
         }
-        np.savez(self._partial / "index.npz", **{name: np.array(index[name], kind) for name, kind in INDEX.items()})
+        stored: dict[str, Any] = {name: np.array(index[name], kind) for name, kind in INDEX.items()}
+        np.savez(self._partial / "index.npz", **stored)
         header = {
             "version": store_format.VERSION,
             "name": self.name,
@@ -184,7 +189,11 @@ class StoreWriter:
             "fingerprint": self._digest.hexdigest(),
         }
         write_header(self._partial, header)
-        os.rename(self._partial, self.path)
+        try:
+            os.rename(self._partial, self.path)
+        except OSError:
+            if not (self._is_part and self.path.exists()):  # another process was faster with the same part
+                raise
 
     def _failure(self, error: Exception) -> Exception:
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
@@ -210,14 +219,14 @@ def merge_parts(parts: Sequence[Path], folder: Path, metadata: Mapping[str, Any]
     Raises:
       StoreError: a part is damaged, the parts have no episode, or the disk is full.
     """
-    stores = [Store(part) for part in parts]
-    first, digest = stores[0], hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(digest_size=16)
     names: dict[tuple[str, str], int] = {}
     arrays: dict[str, list[np.ndarray]] = {name: [] for name in INDEX}
     shards, begin = [], 0
     try:
         with (folder / "episodes.jsonl").open("wb") as episodes:
-            for part, store in zip(parts, stores, strict=True):
+            for part in parts:
+                store = Store(part)  # one at a time: there may be more of them than a process may open files
                 digest.update(bytes.fromhex(store.fingerprint))
                 group = np.array([names.setdefault(key, len(names)) for key in store.group_names], np.int32)
                 index = store.index()
@@ -231,16 +240,16 @@ def merge_parts(parts: Sequence[Path], folder: Path, metadata: Mapping[str, Any]
                 inside = part.relative_to(folder)
                 shards += [{**shard, "file": f"{inside}/{shard['file']}"} for shard in store.shards]
         arrays["lines"].append(np.array([begin], np.int64))
-        merged = {name: np.concatenate(values).astype(INDEX[name]) for name, values in arrays.items()}
+        merged: dict[str, Any] = {name: np.concatenate(values).astype(INDEX[name]) for name, values in arrays.items()}
         if not len(merged["lengths"]):
             raise StoreError(f"{folder}: no episode was imported")
         np.savez(folder / "index.npz", **merged)
         header = {
             "version": store_format.VERSION,
-            "name": first.name,
-            "spec": first.spec.to_json(),
+            "name": store.name,
+            "spec": store.spec.to_json(),
             "metadata": dict(metadata),
-            "jpeg": first.jpeg,
+            "jpeg": store.jpeg,
             "episodes": len(merged["lengths"]),
             "timesteps": int(merged["lengths"].sum(dtype=np.int64)),
             "groups": [list(key) for key in names],

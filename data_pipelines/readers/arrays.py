@@ -1,12 +1,12 @@
-"""Plain arrays, for data without a format: a folder of npz files, or an HDF5 file with a group for each episode.
+"""Plain arrays, for data without a format: npz files with an episode each, or HDF5 files.
 
     observations/NAME   [T, ...] numbers, uint8 pictures [T, H, W, 1 or 3], or strings; or one string for all timesteps
     actions/NAME        [T, ...]; or a single array called ``actions``
     rewards             [T], optional (zeros without)
     terminated, truncated, success, ...   scalars, optional: how it ended, and metadata of the episode
 
-An npz file has the same names as keys; nested leaves have a dot or a slash more. Beside the data may stand
-``spec.json``:
+An npz file has the same names as keys; nested leaves have a dot or a slash more. An HDF5 file holds them itself, or a
+group for each of its episodes. One file or a folder of them is a source. Beside the data may stand ``spec.json``:
 
     {"observations": {"NAME": {"modality": "discrete", "values": 4}}, "actions": {...}, "metadata": {"task": "..."}}
 """
@@ -23,53 +23,61 @@ from typing import Any
 
 import numpy as np
 
-from gato.data_pipelines.dataset import identity_of
+from gato.data_pipelines.dataset import GivenLeaf, identity_of
 from gato.data_pipelines.episode import Episode
 from gato.data_pipelines.errors import SourceError
 from gato.data_pipelines.readers.extras import require
-from gato.data_pipelines.readers.leaves import Leaves, control_spec, values_of
+from gato.data_pipelines.readers.leaves import Leaves, check_rewards, control_spec, first_good, values_of
 from gato.tokenizers.errors import SpecError
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
 
 GROUPS = ("observations", "actions")
+NPZ = ".npz"
 HDF5 = (".h5", ".hdf5")
+SUFFIXES = (NPZ, *HDF5)
 LAYOUT = "see the layout in docs/data.md"
 
 
 class ArraysReader:
-    """See the module. ``path``: the folder of npz files, or the HDF5 file."""
+    """See the module. ``path``: a file, or the folder of the files."""
 
     jpeg = ()
 
-    def __init__(self, path: Path, leaves: Mapping[str, LeafSpec | None]) -> None:
+    def __init__(self, path: Path, leaves: Mapping[str, GivenLeaf]) -> None:
         self._path = path
-        if path.suffix in HDF5:
-            self._files, folder = [path], path.parent
-            with _opened(path) as file:
-                self._episodes = sorted(name for name, item in file.items() if hasattr(item, "items"))
-        else:
-            self._files, folder = sorted(path.glob("*.npz")), path
-            self._episodes = [file.name for file in self._files]
+        files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES) if path.is_dir() else [path]
+        if any(file.suffix == NPZ for file in files) and any(file.suffix in HDF5 for file in files):
+            raise SourceError(f"{path}: holds both npz and HDF5 files; put them into two folders, they are two sources")
+        # (file, group of an HDF5 file; "": the file itself)
+        self._episodes = [(file, group) for file in files for group in _groups(file)]
         if not self._episodes:
-            what = "group" if path.suffix in HDF5 else "npz file"
-            raise SourceError(f"{path}: no {what} with an episode in it; {LAYOUT}")
-        self.name = path.stem if path.suffix in HDF5 else path.name
-        spec_file = folder / "spec.json"
+            raise SourceError(f"{path}: no episode in it; {LAYOUT}")
+        self.name = path.name if path.is_dir() else path.stem
+        spec_file = (path if path.is_dir() else path.parent) / "spec.json"
         declared, self.metadata = _read_spec(spec_file)
         self.spec = self._infer({**declared, **leaves})
         extra = [spec_file] if spec_file.exists() else []
-        self.identity = identity_of([*self._files, *extra], sorted(map(repr, leaves.items())))
+        self.identity = identity_of([*files, *extra], sorted(map(repr, leaves.items())))
 
     def __len__(self) -> int:
         return len(self._episodes)
 
+    def where(self, index: int, number: int = 0) -> str:
+        file, group = self._episodes[index]
+        return f"{file}: episode {group!r}" if group else str(file)
+
     def read(self, index: int) -> Iterator[Episode]:
-        where = self._where(index)
+        where = self.where(index)
         arrays = self._load(index)
         groups: dict[str, dict[str, Any]] = {name: {} for name in GROUPS}
         rewards = arrays.pop("rewards", None)
-        timed = [rewards, *(value for name, value in arrays.items() if name.startswith("actions"))]
-        steps = next((len(value) for value in timed if value is not None and value.ndim), 0)
+        timed = {name: value for name, value in arrays.items() if name.partition(".")[0] in GROUPS and value.ndim}
+        if rewards is not None:
+            rewards = _rewards(rewards, where)
+            check_rewards(rewards, timed, where)
+        else:
+            steps = next((len(value) for name, value in timed.items() if name.startswith("actions.")), 0)
+            rewards = np.zeros(steps, np.float32)
         about = {}
         for name, value in arrays.items():
             group, _, path = name.partition(".")
@@ -78,35 +86,33 @@ class ArraysReader:
                 continue
             leaf = getattr(self.spec, group).get(path)
             if leaf is None:
-                if f"{group}.{path}" in self._left_out:
+                if name in self._left_out:
                     continue
-                raise SourceError(
-                    f"{where}: has {name!r}, which the first episode has not; every episode needs the same"
-                )
+                raise SourceError(f"{where}: has {name}, which {self._model} has not; every episode needs the same")
             if leaf.modality == "text" and value.ndim == 0:
-                value = np.full(steps, value)
+                value = np.full(len(rewards), value)
             groups[group][path] = values_of(value, leaf, f"{where}: {name}")
         for group in GROUPS:
             missing = set(getattr(self.spec, group)) - set(groups[group])
             if missing:
-                raise SourceError(f"{where}: lacks {group}.{min(missing)}, which the first episode has")
-        episode = Episode(
+                raise SourceError(f"{where}: lacks {group}.{min(missing)}, which {self._model} has")
+        file, name = self._episodes[index]
+        episode_id = f"{file.stem}/{name}" if name and self._path.is_dir() else name or file.stem
+        yield Episode(
             groups["observations"],
             groups["actions"],
-            np.zeros(steps, np.float32) if rewards is None else _rewards(rewards, where),
+            rewards,
             terminated=bool(about.pop("terminated", True)),
             truncated=bool(about.pop("truncated", False)),
-            metadata={
-                "episode_id": Path(self._episodes[index]).stem,
-                **{k: _scalar(k, v, where) for k, v in about.items()},
-            },
+            metadata={"episode_id": episode_id, **{k: _scalar(k, v, where) for k, v in about.items()}},
         )
-        yield episode
 
-    def _infer(self, given: Mapping[str, LeafSpec | None]) -> EpisodeSpec:
+    def _infer(self, given: Mapping[str, GivenLeaf]) -> EpisodeSpec:
+        model, arrays = first_good(len(self), lambda index: (self.where(index), self._load(index)))
+        self._model = model
         table = Leaves(given, str(self._path))
         found: dict[str, dict[str, LeafSpec]] = {name: {} for name in GROUPS}
-        for name, value in sorted(self._load(0).items()):
+        for name, value in sorted(arrays.items()):
             group, _, path = name.partition(".")
             if group not in GROUPS:
                 continue
@@ -116,20 +122,20 @@ class ArraysReader:
         table.check_all_used()
         self._left_out = {name for name, leaf in given.items() if leaf is None}
         if not found["actions"]:
-            raise SourceError(f"{self._where(0)}: no actions; {LAYOUT}")
+            raise SourceError(f"{model}: no actions; {LAYOUT}")
         return control_spec(found, str(self._path))
 
     def _load(self, index: int) -> dict[str, np.ndarray]:
         """Name with dots -> array, of one episode."""
-        where = self._where(index)
-        if self._path.suffix in HDF5:
-            arrays: dict[str, np.ndarray] = {}
-            with _opened(self._path) as file:
-                _gather(file[self._episodes[index]], "", arrays)
+        where, (file, group) = self.where(index), self._episodes[index]
+        arrays: dict[str, np.ndarray] = {}
+        if file.suffix in HDF5:
+            with _opened(file) as opened:
+                _gather(opened[group] if group else opened, "", arrays)
         else:
             try:
-                with np.load(self._files[index], allow_pickle=False) as file:
-                    arrays = {name.replace("/", "."): file[name] for name in file.files}
+                with np.load(file, allow_pickle=False) as opened:
+                    arrays = {name.replace("/", "."): opened[name] for name in opened.files}
             except (
                 OSError,
                 ValueError,
@@ -147,10 +153,18 @@ class ArraysReader:
                 raise SourceError(f"{where}: {name} is a single number; leaves have one value for each timestep")
         return arrays
 
-    def _where(self, index: int) -> str:
-        if self._path.suffix in HDF5:
-            return f"{self._path}: episode {self._episodes[index]!r}"
-        return str(self._files[index])
+
+def _groups(file: Path) -> list[str]:
+    """The episodes of a file: groups of an HDF5 file; [""]: it is one itself."""
+    if file.suffix not in HDF5:
+        return [""]
+    try:
+        with _opened(file) as opened:
+            if any(name in opened for name in GROUPS):
+                return [""]
+            return sorted(name for name, item in opened.items() if hasattr(item, "items"))
+    except SourceError:
+        return [""]  # reading it says what is wrong: one bad file among many can be skipped
 
 
 @contextlib.contextmanager

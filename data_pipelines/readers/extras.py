@@ -8,10 +8,10 @@ from typing import Any
 from gato.data_pipelines.errors import SourceError
 
 
-def require(module: str, what: str) -> Any:
-    """The module. Raises SourceError with the command that installs it."""
+def require(module: str, what: str, extra: str = "formats") -> Any:
+    """The module. Raises SourceError with the command that installs it: our extra of this name."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         package = error.name or module
-        raise SourceError(f'reading {what} needs the package {package}: pip install "gato-jax[formats]"') from error
+        raise SourceError(f'reading {what} needs the package {package}: pip install "gato-jax[{extra}]"') from error

@@ -9,64 +9,110 @@ with ``0001.json`` (an object as above, without ``image``).
 
 Every picture is scaled and cut to one size, 224 x 224 unless ``options={"size": (H, W)}`` says otherwise; a JPEG file
 of this size is kept as it is.
+
+Rows of training are packed with as many pairs as fit, and no pair sees another. Gato's rows hold five pairs that stand
+in one sequence: ``options={"pairs": 5, "size": (192, 192)}`` makes documents of five random pairs each (at 224 x 224
+five of them do not fit into 1,024 tokens; the paper cut them).
 """
 
 from __future__ import annotations
 
 import contextlib
-import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gato.data_pipelines import jpeg
-from gato.data_pipelines.dataset import identity_of
+from gato.data_pipelines import draws, jpeg
+from gato.data_pipelines.dataset import GivenLeaf, identity_of
 from gato.data_pipelines.episode import Episode
 from gato.data_pipelines.errors import SourceError
 from gato.data_pipelines.readers import pictures
-from gato.data_pipelines.readers.text import decoded, document, json_line, lines, read_bytes
-from gato.data_pipelines.store import first_line
+from gato.data_pipelines.readers.leaves import first_good
+from gato.data_pipelines.readers.samples import Folder, Tars
+from gato.data_pipelines.readers.text import document
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
 
 LISTS = ("captions.jsonl", "metadata.jsonl")
-PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 SIZE = (224, 224)
-_BLOCK = 512  # of tar files
+Pair = dict[str, str]  # {"text": ...} or {"question": ..., "answer": ...}
 
 
 class ImageTextReader:
-    """See the module. ``path``: the folder, a tar, or a folder of tars; ``leaves`` must be empty."""
+    """See the module.
 
-    def __init__(self, path: Path, leaves: Mapping[str, LeafSpec | None], size: tuple[int, int] = SIZE) -> None:
+    Args:
+      path: the folder, a tar, or a folder of tars. leaves: must be empty.
+      size: of the pictures, (height, width). pairs: in one document.
+    """
+
+    def __init__(
+        self, path: Path, leaves: Mapping[str, GivenLeaf], size: tuple[int, int] = SIZE, pairs: int = 1
+    ) -> None:
         if leaves:
             raise SourceError(f"{path}: pictures with text have fixed leaves; leaves and values cannot be given")
-        self._size, self.name = tuple(size), path.name.split(".")[0]
+        if pairs < 1:
+            raise SourceError(f"{path}: option pairs must be at least 1, got {pairs}")
+        self._size, self._count, self.name = tuple(size), pairs, path.name.split(".")[0]
         self.metadata: dict[str, Any] = {}
-        self.jpeg = ("image",)
         listed = next((path / name for name in LISTS if (path / name).exists()), None)
         self._samples: Folder | Tars = Folder(path, listed) if listed is not None else Tars(path)
         if not len(self._samples):
             raise SourceError(f"{path}: no picture with a text in it")
-        self.identity = identity_of(self._samples.files, self._size)
-        about, where = self._samples.about(0)
-        self._question = bool(_texts(about, where)[0][1])
-        texts = (
-            {"question": LeafSpec("text"), "answer": LeafSpec("text")} if self._question else {"text": LeafSpec("text")}
-        )
-        self.spec = EpisodeSpec({"image": LeafSpec("image", (*self._size, 3)), **texts}, {}, "document")
+        self.identity = identity_of(self._samples.files, self._size, pairs)
+        self._order = draws.permutation(len(self._samples), "pairs") if pairs > 1 else None
+        self._texts = first_good(len(self._samples), self._kind)
+        image, text = LeafSpec("image", (*self._size, 3)), LeafSpec("text")
+        observations: dict[str, LeafSpec] = {}
+        for number in range(pairs):
+            observations |= self._named({"image": image, **dict.fromkeys(self._texts, text)}, number)
+        self.spec = EpisodeSpec(observations, {}, "document")
+        self.jpeg = tuple(name for name, leaf in observations.items() if leaf.modality == "image")
 
     def __len__(self) -> int:
-        return len(self._samples)
+        return -(-len(self._samples) // self._count)
+
+    def where(self, index: int, number: int = 0) -> str:
+        return self._samples.where(self._members(index)[0])
 
     def read(self, index: int) -> Iterator[Episode]:
-        about, where = self._samples.about(index)
-        texts = _texts(about, where)
-        file = fitted(self._samples.picture(index), self._size, where)
-        for number, (text, answer) in enumerate(texts):
-            if bool(answer) != self._question:
+        found = []
+        for member in self._members(index):
+            texts, where = self._texts_of(member), self._samples.where(member)
+            if texts and tuple(texts[0]) != self._texts:
                 raise SourceError(f"{where}: captions and questions in one source; import them as two")
-            leaves = {"question": text, "answer": answer} if self._question else {"text": text}
-            yield document({"image": file, **leaves}, f"{index}.{number}")
+            if texts:
+                found.append((fitted(self._samples.picture(member), self._size, where), texts))
+        if len(found) < self._count:  # an empty line of the list
+            return
+        for document_number in range(max(len(texts) for _, texts in found)):
+            leaves: dict[str, Any] = {}
+            for number, (file, texts) in enumerate(found):
+                leaves |= self._named({"image": file, **texts[document_number % len(texts)]}, number)
+            yield document(leaves, f"{index}.{document_number}")
+
+    def _members(self, index: int) -> list[int]:
+        """The samples of a document: this one, or several at random, each sample in one document.
+
+        The last document is filled up with samples of the first.
+        """
+        if self._order is None:
+            return [index]
+        return [int(self._order[(index * self._count + k) % len(self._order)]) for k in range(self._count)]
+
+    def _kind(self, member: int) -> tuple[str, ...]:
+        """Names of the texts: ("text",) or ("question", "answer")."""
+        texts = self._texts_of(member)
+        if not texts:
+            raise SourceError(f"{self._samples.where(member)}: an empty line")
+        return tuple(texts[0])
+
+    def _named(self, leaves: Mapping[str, Any], number: int) -> dict[str, Any]:
+        """The leaves of the ``number``-th pair, under its own names where there are several."""
+        return {name if self._count == 1 else f"{name}_{number + 1}": value for name, value in leaves.items()}
+
+    def _texts_of(self, member: int) -> list[Pair]:
+        about = self._samples.about(member)
+        return texts_of(about, self._samples.where(member)) if about else []
 
 
 def fitted(file: bytes, size: tuple[int, ...], where: str) -> bytes:
@@ -79,104 +125,24 @@ def fitted(file: bytes, size: tuple[int, ...], where: str) -> bytes:
     return jpeg.encode(pictures.fit(image, (size[0], size[1])))
 
 
-class Folder:
-    """A folder of pictures with a list of their texts."""
-
-    def __init__(self, folder: Path, listed: Path) -> None:
-        self._folder, self._listed = folder, listed
-        self._lines = lines(listed)
-        self.files = [listed]
-
-    def __len__(self) -> int:
-        return len(self._lines)
-
-    def about(self, index: int) -> tuple[dict[str, Any], str]:
-        where = f"{self._listed}: line {index + 1}"
-        return json_line(self._lines[index], where), where
-
-    def picture(self, index: int) -> bytes:
-        about, where = self.about(index)
-        name = about.get("image", about.get("file_name"))
-        if not isinstance(name, str):
-            raise SourceError(f"{where}: no field 'image' with the name of a file")
-        file = (self._folder / name).resolve()
-        if not file.is_relative_to(self._folder.resolve()):
-            raise SourceError(f"{where}: image {name!r} lies outside the folder")
-        if not file.exists():
-            raise SourceError(f"{where}: image {name!r} is missing")
-        return read_bytes(file)
-
-
-class Tars:
-    """WebDataset tars. Opening them reads the headers of all members."""
-
-    def __init__(self, path: Path) -> None:
-        self.files = [path] if path.is_file() else sorted(path.glob("*.tar"))
-        self._samples: list[tuple[Path, str, dict[str, tuple[int, int]]]] = []
-        for file in self.files:
-            groups: dict[str, dict[str, tuple[int, int]]] = {}
-            try:
-                with tarfile.open(file, "r:") as archive:
-                    for member in archive:
-                        if member.isfile():
-                            folder, _, base = member.name.rpartition("/")
-                            key, _, ending = base.partition(".")
-                            groups.setdefault(f"{folder}/{key}", {})[f".{ending.lower()}"] = (
-                                member.offset_data,
-                                member.size,
-                            )
-            except (tarfile.TarError, OSError, EOFError) as error:
-                raise SourceError(f"{file}: cannot be read: {first_line(error)}") from error
-            spans = [span for parts in groups.values() for span in parts.values()]
-            last = max((offset + -(-size // _BLOCK) * _BLOCK for offset, size in spans), default=0)
-            # tarfile takes a damaged header, or none, for the end of the archive; an archive ends with zeros.
-            if self._bytes(file, (last, _BLOCK)) != bytes(_BLOCK):
-                raise SourceError(f"{file}: damaged or cut after {len(groups)} samples; copy it again")
-            self._samples += [(file, key, parts) for key, parts in groups.items()]
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def about(self, index: int) -> tuple[dict[str, Any], str]:
-        file, key, parts = self._samples[index]
-        where = f"{file}: sample {key.lstrip('/')!r}"
-        if ".json" in parts:
-            return json_line(self._bytes(file, parts[".json"]), where), where
-        for ending in (".txt", ".caption"):
-            if ending in parts:
-                return {"text": decoded(self._bytes(file, parts[ending]), where)}, where
-        raise SourceError(f"{where}: no .txt, .caption or .json beside the picture")
-
-    def picture(self, index: int) -> bytes:
-        file, key, parts = self._samples[index]
-        for ending in PICTURES:
-            if ending in parts:
-                return self._bytes(file, parts[ending])
-        raise SourceError(f"{file}: sample {key.lstrip('/')!r}: no picture ({', '.join(PICTURES)})")
-
-    @staticmethod
-    def _bytes(file: Path, span: tuple[int, int]) -> bytes:
-        with file.open("rb") as opened:
-            opened.seek(span[0])
-            return opened.read(span[1])
-
-
-def _texts(about: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
-    """(text, "") of captions, (question, answer) of questions."""
+def texts_of(about: Mapping[str, Any], where: str) -> list[Pair]:
+    """What is said about a picture: captions, or questions with their answers. Raises SourceError if nothing is."""
     if "question" in about:
         questions, answers = _strings(about, "question", where), _strings(about, "answer", where)
+        if len(questions) == 1:
+            questions = questions * len(answers)  # the question was put to several people
         if len(questions) != len(answers):
             raise SourceError(f"{where}: {len(questions)} questions, but {len(answers)} answers")
-        return list(zip(questions, answers, strict=True))
+        return [{"question": question, "answer": answer} for question, answer in zip(questions, answers, strict=True)]
     name = next((name for name in ("text", "caption") if name in about), None)
     if name is None:
         raise SourceError(f"{where}: no field 'text', nor 'question' and 'answer'")
-    return [(text, "") for text in _strings(about, name, where)]
+    return [{"text": text} for text in _strings(about, name, where)]
 
 
 def _strings(about: Mapping[str, Any], name: str, where: str) -> list[str]:
     value = about.get(name)
-    values = value if isinstance(value, list) else [value]
+    values: list[Any] = value if isinstance(value, list) else [value]
     if not values or not all(isinstance(text, str) and text.strip() for text in values):
         raise SourceError(f"{where}: field {name!r} is empty or no text")
     return values

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sized
+from typing import Any, TypeVar
 
 import numpy as np
 
+from gato.data_pipelines.dataset import GivenLeaf
 from gato.data_pipelines.errors import SourceError
 from gato.tokenizers.errors import suggest
 from gato.tokenizers.spec import Bound, EpisodeSpec, LeafSpec, unflatten
 
 # Ranges beyond this are a format's way of saying "unbounded".
 _UNBOUNDED = 1e6
+# Records that are tried before a source counts as unreadable.
+_TRIED = 100
+
+T = TypeVar("T")
 
 
 class Leaves:
     """What each leaf of a source is: as the user says, else as the format says.
 
     Args:
-      given: "observations.PATH" or "actions.PATH" -> its leaf, or None to leave it out (`DatasetSpec.leaves`).
+      given: "observations.PATH" or "actions.PATH" -> what the user says (`DatasetSpec.leaves`).
       where: of the source, for messages.
     """
 
-    def __init__(self, given: Mapping[str, LeafSpec | None], where: str) -> None:
+    def __init__(self, given: Mapping[str, GivenLeaf], where: str) -> None:
         self._given, self.where = dict(given), where
         self._seen: list[str] = []
 
@@ -50,9 +55,14 @@ class Leaves:
           SourceError: an integer without a declared number of values, or a type that no tokenizer knows.
         """
         self._seen.append(name)
-        if name in self._given:
-            return self._given[name]
+        given = self._given.get(name)
+        if isinstance(given, LeafSpec) or (given is None and name in self._given):
+            return given
         dtype = np.dtype(dtype)
+        if given is not None:
+            if dtype.kind not in "iubf" or given < 1:
+                raise SourceError(f"{self.where}: {name} holds {dtype}, no integers 0..{given - 1}")
+            return LeafSpec("discrete", shape, values=given)
         if dtype.kind in "OSU":
             return LeafSpec("text")
         if image or (dtype == np.uint8 and len(shape) == 3 and shape[2] in (1, 3)):
@@ -63,8 +73,8 @@ class Leaves:
             if values is None:
                 raise SourceError(
                     f"{self.where}: {name} holds integers, and the format does not say how many values they have. Say "
-                    f"it: --values {name}=N, or in a DatasetSpec leaves={{{name!r}: LeafSpec('discrete', {shape}, "
-                    "values=N)} (LeafSpec('continuous', ...) if they are quantities, None to leave it out)"
+                    f"it: --values {name}=N, or in a DatasetSpec leaves={{{name!r}: N}} "
+                    f"(LeafSpec('continuous', {shape}) if they are quantities, None to leave it out)"
                 )
             return LeafSpec("discrete", shape, values=values)
         if dtype.kind == "f":
@@ -98,6 +108,24 @@ def control_spec(found: Mapping[str, Mapping[str, LeafSpec]], where: str) -> Epi
         raise SourceError(f"{where}: a leaf has the name of a group of leaves; rename one of them") from None
 
 
+def first_good(records: int, read: Callable[[int], T]) -> T:
+    """What ``read(index)`` gives for the first record that can be read: the model of all the others.
+
+    A damaged record at the very beginning must not keep ``skip`` from leaving it out; whether it may be left out is
+    decided where it is imported.
+
+    Raises:
+      SourceError: none of the first records can be read; the first one's own error.
+    """
+    first: SourceError | None = None
+    for index in range(min(records, _TRIED)):
+        try:
+            return read(index)
+        except SourceError as error:
+            first = first or error
+    raise first or SourceError("no record")
+
+
 def _bounds(low: Any, high: Any) -> tuple[Bound, Bound] | None:
     if low is None or high is None:
         return None
@@ -120,19 +148,50 @@ def values_of(raw: Any, leaf: LeafSpec, where: str) -> Any:
     if leaf.modality == "image" and len(raw) and isinstance(raw[0], bytes):
         return list(raw)
     array = np.asarray(raw)
+    if array.ndim < 1:
+        raise SourceError(f"{where}: a single value; a leaf has one for each timestep")
     if array.shape[1:] != leaf.shape:
-        if array.size != len(array) * leaf.size or array.ndim < 1:
+        if not _same_in_another_shape(array.shape[1:], leaf):
             raise SourceError(f"{where}: shape {array.shape[1:]} a step, the spec says {leaf.shape}")
-        array = array.reshape(len(array), *leaf.shape)  # () and (1,), or a flat vector that the user gave a shape
-    if leaf.modality == "discrete":
-        if array.dtype.kind == "f" and not (array == np.floor(array)).all():
-            raise SourceError(f"{where}: fractions, but discrete values are integers; say LeafSpec('continuous', ...)")
-        return array.astype(np.int64)
+        array = array.reshape(len(array), *leaf.shape)
+    if leaf.modality == "image":
+        return array
+    if array.dtype.kind not in "fiub":
+        raise SourceError(f"{where}: values of type {array.dtype} are no numbers")
     if leaf.modality == "continuous":
-        if array.dtype.kind not in "fiub":
-            raise SourceError(f"{where}: values of type {array.dtype} are no numbers")
         return array.astype(np.float32)
-    return array
+    if array.dtype.kind == "f" and not (array == np.floor(array)).all():
+        raise SourceError(f"{where}: fractions, but discrete values are integers; say LeafSpec('continuous', ...)")
+    return array.astype(np.int64)
+
+
+def check_rewards(rewards: Sized, leaves: Mapping[str, Sized], where: str) -> None:
+    """Raises SourceError if the rewards are as many as no leaf has values: else a leaf would be blamed for them."""
+    lengths = {name: len(values) for name, values in leaves.items()}
+    if lengths and len(rewards) not in lengths.values():
+        name = next((name for name in lengths if name.startswith("actions.")), min(lengths))
+        raise SourceError(f"{where}: rewards: {len(rewards)} of them, but {name} has {lengths[name]} steps")
+
+
+def stacked(raw: list[Any], where: str) -> np.ndarray:
+    """The values of T timesteps as one array [T, ...]. Raises SourceError that names a step of another shape."""
+    shape = np.shape(raw[0])
+    for step, value in enumerate(raw):
+        if np.shape(value) != shape:
+            raise SourceError(f"{where}: step {step}: shape {np.shape(value)}, but step 0 has {shape}")
+    return np.stack(raw)
+
+
+def _same_in_another_shape(shape: tuple[int, ...], leaf: LeafSpec) -> bool:
+    """Whether reading the values in the leaf's shape is what was meant, and cannot be an accident.
+
+    Equal sizes are not enough: frames of 96x64 pixels among such of 64x96 would become stripes.
+    """
+    if leaf.modality == "image":
+        return (*shape, 1) == leaf.shape  # grey pictures without an axis for their channel
+    if {shape, leaf.shape} == {(), (1,)}:
+        return True
+    return len(shape) == 1 and shape[0] == leaf.size  # a flat vector that the user gave a shape
 
 
 def _items(raw: Any) -> list[Any]:

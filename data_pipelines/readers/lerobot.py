@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gato.data_pipelines import jpeg
-from gato.data_pipelines.dataset import identity_of
+from gato.data_pipelines.dataset import GivenLeaf, identity_of
 from gato.data_pipelines.episode import Episode
 from gato.data_pipelines.errors import SourceError
 from gato.data_pipelines.readers import lerobot_meta, pictures
@@ -31,9 +31,9 @@ REWARD = "next.reward"
 class LeRobotReader:
     """See the module. ``path``: the folder that holds ``meta/info.json``."""
 
-    def __init__(self, path: Path, leaves: Mapping[str, LeafSpec | None], size: tuple[int, int] | None = None) -> None:
+    def __init__(self, path: Path, leaves: Mapping[str, GivenLeaf], size: tuple[int, int] | None = None) -> None:
         self._meta = lerobot_meta.load(path)
-        self._size = tuple(size) if size else None
+        self._size = (size[0], size[1]) if size else None
         self.name = path.name
         table = Leaves(leaves, str(path))
         found: dict[str, dict[str, LeafSpec]] = {"observations": {}, "actions": {}}
@@ -66,9 +66,12 @@ class LeRobotReader:
     def __len__(self) -> int:
         return len(self._meta.episodes)
 
-    def read(self, index: int) -> Iterator[Episode]:
+    def where(self, index: int, number: int = 0) -> str:
         about = self._meta.episodes[index]
-        where = f"{about.data}: episode {about.index}"
+        return f"{about.data}: episode {about.index}"
+
+    def read(self, index: int) -> Iterator[Episode]:
+        about, where = self._meta.episodes[index], self.where(index)
         rows = self._rows(about)
         groups: dict[str, dict[str, Any]] = {"observations": {}, "actions": {}}
         for group in groups:
@@ -86,7 +89,7 @@ class LeRobotReader:
                     groups[group][path] = values_of(_stacked(raw, f"{where}: {name}"), leaf, f"{where}: {name}")
         rewards = np.asarray(rows.get(REWARD, np.zeros(about.length)), np.float32).reshape(about.length)
         success = rows.get("next.success")
-        metadata = {"episode_id": str(about.index)}
+        metadata: dict[str, Any] = {"episode_id": str(about.index)}
         if success is not None:
             metadata["success"] = bool(np.any(np.asarray(success)))
         yield Episode(groups["observations"], groups["actions"], rewards, metadata=metadata)

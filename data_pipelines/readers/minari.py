@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from gato.data_pipelines.dataset import identity_of
+from gato.data_pipelines.dataset import GivenLeaf, identity_of
 from gato.data_pipelines.episode import Episode
 from gato.data_pipelines.errors import SourceError
 from gato.data_pipelines.readers import spaces
 from gato.data_pipelines.readers.extras import require
 from gato.data_pipelines.readers.leaves import Leaves, control_spec, values_of
 from gato.data_pipelines.store import first_line
-from gato.tokenizers.spec import LeafSpec
 
 GROUPS = ("observations", "actions")
 
@@ -29,7 +28,7 @@ class MinariReader:
 
     jpeg = ()
 
-    def __init__(self, path: Path, leaves: Mapping[str, LeafSpec | None]) -> None:
+    def __init__(self, path: Path, leaves: Mapping[str, GivenLeaf]) -> None:
         storage = require("minari.dataset.minari_storage", "Minari data sets")
         self._folder = path / "data" if (path / "data").is_dir() else path
         try:
@@ -53,8 +52,11 @@ class MinariReader:
     def __len__(self) -> int:
         return self._count
 
+    def where(self, index: int, number: int = 0) -> str:
+        return f"{self._folder}: episode {index}"
+
     def read(self, index: int) -> Iterator[Episode]:
-        where = f"{self._folder}: episode {index}"
+        where = self.where(index)
         try:
             (raw,) = self._storage.get_episodes([index])
             rewards = np.asarray(raw["rewards"], np.float32)

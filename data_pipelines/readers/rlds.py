@@ -8,7 +8,9 @@ stay what they are. TensorFlow is not needed.
 
 from __future__ import annotations
 
+import collections
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,20 +18,20 @@ from typing import Any
 import numpy as np
 
 from gato.data_pipelines import jpeg
-from gato.data_pipelines.dataset import identity_of
+from gato.data_pipelines.dataset import GivenLeaf, identity_of
 from gato.data_pipelines.episode import Episode
 from gato.data_pipelines.errors import SourceError
 from gato.data_pipelines.readers import pictures
 from gato.data_pipelines.readers.extras import require
 from gato.data_pipelines.readers.known import known_leaves
-from gato.data_pipelines.readers.leaves import Leaves, control_spec, values_of
+from gato.data_pipelines.readers.leaves import Leaves, control_spec, first_good, stacked, values_of
 from gato.data_pipelines.readers.tfds_records import Records, read_json
+from gato.data_pipelines.store import first_line
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec, flatten
 
 # What a step may hold beside observation and action. Other keys (tags, infos, simulator states) are no part of what an
 # agent sees; texts are instructions and are.
 _OBSERVATION, _ACTION = "observation", "action"
-_BARE = {"observation": "observation", "action": "action"}  # names of leaves that are bare arrays
 
 
 class RldsReader:
@@ -42,9 +44,7 @@ class RldsReader:
       last_action: whether the last step has a real action.
     """
 
-    def __init__(
-        self, path: Path, leaves: Mapping[str, LeafSpec | None], split: str = "", last_action: bool = False
-    ) -> None:
+    def __init__(self, path: Path, leaves: Mapping[str, GivenLeaf], split: str = "", last_action: bool = False) -> None:
         folder = prepared_folder(path)
         self._records = Records(folder, split)
         self._keep_last = last_action
@@ -65,8 +65,11 @@ class RldsReader:
     def __len__(self) -> int:
         return len(self._records)
 
+    def where(self, index: int, number: int = 0) -> str:
+        return self._records.where(index)
+
     def read(self, index: int) -> Iterator[Episode]:
-        where = self._records.where(index)
+        where = self.where(index)
         record = self._decode(index)
         steps = record.pop("steps")
         last = np.asarray([bool(step["is_last"]) for step in steps]) if steps and "is_last" in steps[0] else None
@@ -84,7 +87,7 @@ class RldsReader:
             if leaf.modality == "image":
                 groups[group][path] = pictures.images(raw, leaf, place, as_files=path in self.jpeg)
             else:
-                groups[group][path] = values_of(raw if leaf.modality == "text" else np.stack(raw), leaf, place)
+                groups[group][path] = values_of(raw if leaf.modality == "text" else stacked(raw, place), leaf, place)
         rewards = np.asarray([step.get("reward", 0.0) for step in used], np.float32).reshape(len(used))
         terminal = bool(steps[-1].get("is_terminal", ended))
         yield Episode(
@@ -111,16 +114,17 @@ class RldsReader:
             record = dict(self._features.deserialize_example_np(data, decoders=skip_images(self._features)))
             record["steps"] = list(record["steps"])
         except Exception as error:  # protobuf, zlib and tfds raise many kinds
-            raise SourceError(f"{where}: does not match features.json: {str(error).splitlines()[0][:160]}") from error
+            why = _odd_field(data, self._features) or first_line(error)
+            raise SourceError(f"{where}: does not match features.json: {why}") from error
         return record
 
-    def _infer(self, given: Mapping[str, LeafSpec | None], where: str) -> EpisodeSpec:
+    def _infer(self, given: Mapping[str, GivenLeaf], where: str) -> EpisodeSpec:
         table = Leaves(given, where)
         found: dict[str, dict[str, LeafSpec]] = {"observations": {}, "actions": {}}
         for group, key in (("observations", _OBSERVATION), ("actions", _ACTION)):
             if key not in self._step:
                 raise SourceError(f"{where}: its steps have no {key}")
-            for path, feature in _walk(self._step[key], _BARE[key]):
+            for path, feature in _walk(self._step[key], key):
                 self._add(table, found, group, path, feature, key)
         for key, feature in self._step.items():
             if type(feature).__name__ == "Text" or is_text(feature):
@@ -137,7 +141,8 @@ class RldsReader:
         kind = type(feature).__name__
         shape = tuple(feature.shape)
         if kind == "Image" and None in shape:
-            shape = (*pictures.size_of(self._first_image(key, path)), shape[2] or 3)
+            size = first_good(len(self), lambda index: pictures.size_of(self._first(index, (key, path))))
+            shape = (*size, shape[2] or 3)
         if None in shape:
             raise SourceError(f"{table.where}: {name} varies in shape {shape}; leave it out: leaves={{{name!r}: None}}")
         if kind in ("Sequence", "Dataset"):
@@ -160,12 +165,17 @@ class RldsReader:
         if leaf.modality == "image":
             self._images[path] = leaf
 
-    def _first_image(self, key: str, path: str) -> bytes:
-        return _at(self._decode(0)["steps"][0], (key, path))
-
     def _is_jpeg(self, path: str) -> bool:
-        first = _at(self._decode(0)["steps"][0], self._leaves[f"observations.{path}"])
+        place = self._leaves[f"observations.{path}"]
+        first = first_good(len(self), lambda index: self._first(index, place))
         return isinstance(first, bytes) and jpeg.is_jpeg(first)
+
+    def _first(self, index: int, place: tuple[str, str]) -> Any:
+        """A value of the first step of a record."""
+        steps = self._decode(index)["steps"]
+        if not steps:
+            raise SourceError(f"{self.where(index)}: an episode without a step")
+        return _at(steps[0], place)
 
 
 def prepared_folder(path: Path) -> Path:
@@ -187,7 +197,7 @@ def load_features(folder: Path) -> Any:
     try:
         return features.FeatureConnector.from_config(str(folder))
     except Exception as error:
-        raise SourceError(f"{folder}/features.json: {str(error).splitlines()[0][:160]}") from error
+        raise SourceError(f"{folder}/features.json: {first_line(error)}") from error
 
 
 def skip_images(features: Any) -> Any:
@@ -223,6 +233,29 @@ def _walk(feature: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 def is_text(feature: Any) -> bool:
     return type(feature).__name__ == "Text" or feature.np_dtype in (object, np.object_, str, bytes)
+
+
+def _odd_field(data: bytes, features: Any) -> str:
+    """The field of the steps that is not there, or for fewer or more steps than most, in words; "" if there is none."""
+    parser = require("tensorflow_datasets.core.example_parser", "RLDS and TFDS data")
+    known = parser.utils.flatten_nest_dict(features.get_serialized_info())
+    steps = {}
+    try:
+        fields = parser.tf_example_pb2.Example.FromString(data).features.feature
+        for name, info in known.items():
+            if not name.startswith("steps/") or any(field.startswith(f"{name}/") for field in fields):
+                continue  # not of a step, or ragged
+            if name not in fields or fields[name].WhichOneof("kind") is None:
+                return f"{name} is missing"
+            values = getattr(fields[name], fields[name].WhichOneof("kind")).value
+            # A step has as many values as its shape says, or one string of bytes.
+            size = 1 if len(values) and isinstance(values[0], bytes) else math.prod(n for n in info.shape if n)
+            steps[name] = len(values) / size
+    except Exception:  # damaged beyond this question
+        return ""
+    usual = collections.Counter(steps.values()).most_common(1)[0][0] if steps else 0
+    odd = next((name for name, count in steps.items() if count != usual), None)
+    return f"{odd} has values for {steps[odd]:g} steps, the others for {usual:g}" if odd else ""
 
 
 def _at(step: Mapping[str, Any], place: tuple[str, str]) -> Any:

@@ -9,7 +9,7 @@ Three layouts, told apart by their keys:
   ``rewards``.
 
 The last step only shows where the episode ended; it is left out. A gzip file can only be read from its beginning, so a
-whole file is one record of an import.
+whole file is one record of an import; of its episodes a bad one can be left out alone, unless the file is damaged.
 """
 
 from __future__ import annotations
@@ -23,20 +23,21 @@ from typing import Any
 
 import numpy as np
 
-from gato.data_pipelines.dataset import identity_of
+from gato.data_pipelines.dataset import GivenLeaf, identity_of
 from gato.data_pipelines.episode import Episode
 from gato.data_pipelines.errors import SourceError
 from gato.data_pipelines.readers import pictures
 from gato.data_pipelines.readers.extras import require
 from gato.data_pipelines.readers.known import ATARI, DMLAB
-from gato.data_pipelines.readers.leaves import Leaves, control_spec, values_of
+from gato.data_pipelines.readers.leaves import Leaves, check_rewards, control_spec, first_good, values_of
 from gato.data_pipelines.readers.tfds_records import HEADER, masked_crc
 from gato.data_pipelines.store import first_line
 from gato.tokenizers.spec import LeafSpec
 
-_SHARDS = "*-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9]"
+SHARDS = "*-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9]"
 _OBSERVATION = "observation/"
 Values = dict[str, Any]  # "observations.PATH", "actions.PATH" -> arrays or lists of PNG files; "rewards"; metadata
+Layout = Callable[[Mapping[str, Any], str], Values]
 
 
 class RluRawReader:
@@ -44,28 +45,18 @@ class RluRawReader:
 
     jpeg = ()
 
-    def __init__(self, path: Path, leaves: Mapping[str, LeafSpec | None]) -> None:
-        self._files = [path] if path.is_file() else sorted(file for file in path.glob(_SHARDS) if is_gzip(file))
+    def __init__(self, path: Path, leaves: Mapping[str, GivenLeaf]) -> None:
+        self._files = [path] if path.is_file() else sorted(file for file in path.glob(SHARDS) if is_gzip(file))
         if not self._files:
             raise SourceError(f"{path}: no gzip-compressed shard called NAME-00000-of-00100 in it")
         self.name = path.name if path.is_dir() else path.parent.name
         self.identity = identity_of(self._files, sorted(map(repr, leaves.items())))
-        first = next(_examples(self._files[0]), None)
-        if first is None:
-            raise SourceError(f"{self._files[0]}: no record in it")
-        where = f"{self._files[0]}: record 0"
-        self._layout, known = _layout(first, where)
-        values = self._layout(first, where)
+        self._layout, known, shapes = first_good(len(self._files), self._model)
         table = Leaves({**known, **leaves}, str(path))
         groups: dict[str, dict[str, LeafSpec]] = {"observations": {}, "actions": {}}
-        for name, value in values.items():
+        for name, (dtype, shape, image) in shapes.items():
             group, _, leaf_path = name.partition(".")
-            if group not in groups:
-                continue
-            if isinstance(value, list):
-                leaf = table.leaf(name, np.uint8, pictures.decode(value[0], where).shape, image=True)
-            else:
-                leaf = table.leaf(name, value.dtype, value.shape[1:])
+            leaf = table.leaf(name, dtype, shape, image=image)
             if leaf is not None:
                 groups[group][leaf_path] = leaf
         table.check_all_used()
@@ -75,32 +66,58 @@ class RluRawReader:
     def __len__(self) -> int:
         return len(self._files)
 
-    def read(self, index: int) -> Iterator[Episode]:
-        file = self._files[index]
-        for number, example in enumerate(_examples(file)):
-            where = f"{file}: record {number}"
-            values = self._layout(example, where)
-            steps = len(values["rewards"]) - 1
-            if steps < 1:
-                raise SourceError(f"{where}: an episode without a step")
-            groups: dict[str, dict[str, Any]] = {"observations": {}, "actions": {}}
-            for group in groups:
-                for path, leaf in getattr(self.spec, group).items():
-                    name = f"{group}.{path}"
-                    if name not in values:
-                        raise SourceError(f"{where}: no {name}")
-                    if len(values[name]) != steps + 1:
-                        raise SourceError(f"{where}: {name}: {len(values[name])} values, but {steps + 1} steps")
-                    make = pictures.images if leaf.modality == "image" else values_of
-                    groups[group][path] = make(values[name][:steps], leaf, f"{where}: {name}")
-            yield Episode(
-                groups["observations"],
-                groups["actions"],
-                np.asarray(values["rewards"][:steps], np.float32),
-                terminated=values["terminal"],
-                truncated=not values["terminal"],
-                metadata={"episode_id": values["id"]},
-            )
+    def where(self, index: int, number: int = 0) -> str:
+        return f"{self._files[index]}: record {number}"
+
+    def read(self, index: int) -> Iterator[Episode | SourceError]:
+        for number, example in enumerate(_examples(self._files[index])):
+            try:
+                yield self._episode(example, self.where(index, number))
+            except SourceError as error:
+                yield error
+
+    def _episode(self, example: Mapping[str, Any], where: str) -> Episode:
+        values = self._layout(example, where)
+        names = [f"{group}.{path}" for group in ("observations", "actions") for path in getattr(self.spec, group)]
+        for name in names:
+            if name not in values:
+                raise SourceError(f"{where}: no {name}")
+        check_rewards(values["rewards"], {name: values[name] for name in names}, where)
+        steps = len(values["rewards"]) - 1
+        if steps < 1:
+            raise SourceError(f"{where}: an episode without a step")
+        groups: dict[str, dict[str, Any]] = {"observations": {}, "actions": {}}
+        for name in names:
+            group, _, path = name.partition(".")
+            leaf = getattr(self.spec, group)[path]
+            if len(values[name]) != steps + 1:
+                raise SourceError(f"{where}: {name}: {len(values[name])} values, but {steps + 1} steps")
+            make = pictures.images if leaf.modality == "image" else values_of
+            groups[group][path] = make(values[name][:steps], leaf, f"{where}: {name}")
+        return Episode(
+            groups["observations"],
+            groups["actions"],
+            np.asarray(values["rewards"][:steps], np.float32),
+            terminated=values["terminal"],
+            truncated=not values["terminal"],
+            metadata={"episode_id": values["id"]},
+        )
+
+    def _model(self, index: int) -> tuple[Layout, dict[str, LeafSpec], dict[str, tuple[Any, tuple[int, ...], bool]]]:
+        """Of the first good episode of a file: layout, what is known of it, and (dtype, shape, image) of each leaf."""
+        bad: SourceError | None = None
+        for number, example in enumerate(_examples(self._files[index])):
+            where = self.where(index, number)
+            try:
+                layout, known = _layout(example, where)
+                values = layout(example, where)
+                leaves = {
+                    name: value for name, value in values.items() if name.startswith(("observations.", "actions."))
+                }
+                return layout, known, {name: _shape(value, f"{where}: {name}") for name, value in leaves.items()}
+            except SourceError as error:
+                bad = bad or error
+        raise bad or SourceError(f"{self._files[index]}: no record in it")
 
 
 def is_gzip(file: Path) -> bool:
@@ -134,9 +151,14 @@ def _examples(file: Path) -> Iterator[Mapping[str, Any]]:
         raise SourceError(f"{file}: record {number}: no tf.train.Example: {first_line(error)}") from error
 
 
-def _layout(
-    example: Mapping[str, Any], where: str
-) -> tuple[Callable[[Mapping[str, Any], str], Values], dict[str, LeafSpec]]:
+def _shape(value: Any, where: str) -> tuple[Any, tuple[int, ...], bool]:
+    """(dtype, shape of one timestep, whether they are pictures) of the values of a leaf."""
+    if isinstance(value, list):
+        return np.uint8, pictures.decode(value[0], where).shape, True
+    return value.dtype, value.shape[1:], False
+
+
+def _layout(example: Mapping[str, Any], where: str) -> tuple[Layout, dict[str, LeafSpec]]:
     if "unclipped_rewards" in example:
         return _atari, ATARI
     if "observations_pixels" in example:
@@ -153,9 +175,9 @@ def _control(example: Mapping[str, Any], where: str) -> Values:
     for key in sorted(example):
         if key.startswith(_OBSERVATION):
             values[f"observations.{key.removeprefix(_OBSERVATION).replace('/', '.')}"] = _rows(
-                example[key], steps, where
+                example[key], steps, f"{where}: {key}"
             )
-    values["actions.action"] = _rows(_field(example, "action", where), steps, where)
+    values["actions.action"] = _rows(_field(example, "action", where), steps, f"{where}: action")
     values["terminal"] = bool(_field(example, "discount", where)[-1] == 0)
     values["id"] = str(example.get("episode_id", [""])[0])
     return values
@@ -173,7 +195,7 @@ def _atari(example: Mapping[str, Any], where: str) -> Values:
 
 def _dmlab(example: Mapping[str, Any], where: str) -> Values:
     rewards = np.asarray(_field(example, "rewards", where), np.float32)
-    one_hot = _rows(_field(example, "observations_action", where), len(rewards), where)
+    one_hot = _rows(_field(example, "observations_action", where), len(rewards), f"{where}: observations_action")
     return {
         "observations.pixels": list(_field(example, "observations_pixels", where)),
         "observations.last_action": np.argmax(one_hot, axis=1),

@@ -15,17 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from gato.data_pipelines.dataset import identity_of
+from gato.data_pipelines.dataset import GivenLeaf, identity_of
 from gato.data_pipelines.episode import Episode
 from gato.data_pipelines.errors import SourceError
-from gato.data_pipelines.readers.extras import require
-from gato.data_pipelines.store import first_line
+from gato.data_pipelines.readers.lines import GZIP, Lines
+from gato.data_pipelines.readers.parquet import Column
 from gato.tokenizers.errors import suggest
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
 
 PLAIN = (".txt", ".md", ".rst", ".py", ".html")
-TABLES = (".jsonl", ".parquet")
-_GZIP = ".gz"
+JSONL, PARQUET = ".jsonl", ".parquet"
+SUFFIXES = (*PLAIN, JSONL, PARQUET)
 
 
 class TextReader:
@@ -38,49 +38,62 @@ class TextReader:
     jpeg = ()
     spec = EpisodeSpec({"text": LeafSpec("text")}, {}, "document")
 
-    def __init__(self, path: Path, leaves: Mapping[str, LeafSpec | None], column: str = "text") -> None:
+    def __init__(self, path: Path, leaves: Mapping[str, GivenLeaf], column: str = "text") -> None:
         if leaves:
             raise SourceError(f"{path}: text has only the leaf 'text'; leaves and values cannot be given")
         self._column, self.name = column, path.name.split(".")[0]
         self.metadata: dict[str, Any] = {}
-        self._files = files(path, (*PLAIN, *TABLES))
+        self._files = [path] if path.is_file() else sorted(filter(is_text, visible_files(path)))
         self.identity = identity_of(self._files, column)
-        counts = [self._count(file) for file in self._files]
-        self._first = np.concatenate([[0], np.cumsum(counts)])
+        # Lines of a JSONL file, rows of a table; None: the file is one document.
+        self._tables = [self._table(file) for file in self._files]
+        counts = [1 if table is None else len(table) for table in self._tables]
+        self._first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         if not self._first[-1]:
-            raise SourceError(f"{path}: no document in it ({', '.join((*PLAIN, *TABLES))})")
-        self._open: tuple[Path, list[Any]] | None = None
+            raise SourceError(f"{path}: no document in it ({', '.join(SUFFIXES)})")
+        self._current = 0
 
     def __len__(self) -> int:
         return int(self._first[-1])
 
+    def where(self, index: int, number: int = 0) -> str:
+        file, row = self._place(index)
+        table = self._tables[file]
+        return str(self._files[file]) if table is None else table.where(row)
+
     def read(self, index: int) -> Iterator[Episode]:
-        number = int(np.searchsorted(self._first, index, side="right")) - 1
-        file, row = self._files[number], index - int(self._first[number])
-        where = f"{file}: row {row}" if _suffix(file) in TABLES else str(file)
-        text = self._row(file, row, where)
+        file, row = self._place(index)
+        text = self._text(file, row)
         if text:
-            yield document({"text": text}, f"{file.name}:{row}")
+            yield document({"text": text}, f"{self._files[file].name}:{row}")
 
-    def _count(self, file: Path) -> int:
-        if _suffix(file) == ".jsonl":
-            return len(lines(file))
-        return table_rows(file) if _suffix(file) == ".parquet" else 1
+    def _place(self, index: int) -> tuple[int, int]:
+        file = int(np.searchsorted(self._first, index, side="right")) - 1
+        return file, index - int(self._first[file])
 
-    def _row(self, file: Path, row: int, where: str) -> str:
-        if _suffix(file) not in TABLES:
-            return decoded(read_bytes(file), where)
-        if self._open is None or self._open[0] != file:
-            rows = lines(file) if _suffix(file) == ".jsonl" else table_column(file, self._column)
-            self._open = file, rows
-        value = self._open[1][row]
-        if _suffix(file) == ".jsonl":
-            value = field(json_line(value, where), self._column, where)
-        if value is None:
-            return ""
-        if not isinstance(value, str):
+    def _table(self, file: Path) -> Lines | Column | None:
+        kind = _suffix(file)
+        return Lines(file) if kind == JSONL else Column(file, self._column) if kind == PARQUET else None
+
+    def _text(self, file: int, row: int) -> str:
+        """The text of a document; "" where there is none."""
+        if file != self._current:  # they are read in order: one open file is enough
+            last = self._tables[self._current]
+            if last is not None:
+                last.close()
+            self._current = file
+        table = self._tables[file]
+        if table is None:
+            return decoded(read_bytes(self._files[file]), str(self._files[file]))
+        where = table.where(row)
+        if isinstance(table, Lines):
+            line = table.line(row)
+            value = field(json_line(line, where), self._column, where) if line else None
+        else:
+            value = table.value(row)
+        if value is not None and not isinstance(value, str):
             raise SourceError(f"{where}: column {self._column!r} holds {type(value).__name__} instead of text")
-        return value
+        return value or ""
 
 
 def document(leaves: Mapping[str, Any], name: str) -> Episode:
@@ -89,22 +102,27 @@ def document(leaves: Mapping[str, Any], name: str) -> Episode:
     return Episode(values, {}, np.zeros(1, np.float32), metadata={"episode_id": name})
 
 
-def files(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """The file itself, or all files below a folder with these suffixes, in the order of their paths."""
-    if path.is_file():
-        return [path]
-    return sorted(file for file in path.rglob("*") if file.is_file() and _suffix(file) in suffixes)
+def is_text(file: Path) -> bool:
+    """Whether a file's name says that it is text, or a table of texts."""
+    return _suffix(file) in SUFFIXES
+
+
+def visible_files(folder: Path) -> Iterator[Path]:
+    """All files below a folder but hidden ones."""
+    for file in folder.rglob("*"):
+        if not any(part.startswith(".") for part in file.relative_to(folder).parts) and file.is_file():
+            yield file
 
 
 def _suffix(file: Path) -> str:
-    return Path(file.name.removesuffix(_GZIP)).suffix.lower()
+    return Path(file.name.removesuffix(GZIP)).suffix.lower()
 
 
 def read_bytes(file: Path) -> bytes:
     """A file, unpacked if it ends in .gz. Raises SourceError."""
     try:
         data = file.read_bytes()
-        return gzip.decompress(data) if file.name.endswith(_GZIP) else data
+        return gzip.decompress(data) if file.name.endswith(GZIP) else data
     except (OSError, EOFError, zlib.error) as error:
         raise SourceError(f"{file}: cannot be read: {error}") from error
 
@@ -118,7 +136,7 @@ def decoded(data: bytes, where: str) -> str:
 
 
 def lines(file: Path) -> list[bytes]:
-    """The lines of a file that are not empty."""
+    """The lines of a small file that are not empty."""
     return [line for line in read_bytes(file).split(b"\n") if line.strip()]
 
 
@@ -126,7 +144,7 @@ def json_line(line: bytes, where: str) -> dict[str, Any]:
     """The object of a line of JSONL."""
     try:
         value = json.loads(decoded(line, where))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SourceError(f"{where}: no JSON: {error}") from None
     if not isinstance(value, dict):
         raise SourceError(f"{where}: {type(value).__name__} instead of an object")
@@ -138,27 +156,3 @@ def field(row: Mapping[str, Any], name: str, where: str) -> Any:
     if name not in row:
         raise SourceError(f"{where}: no field {name!r}; {suggest(name, row)}")
     return row[name]
-
-
-def table_rows(file: Path) -> int:
-    """Rows of a parquet file."""
-    parquet = require("pyarrow.parquet", "parquet files")
-    try:
-        return parquet.ParquetFile(file).metadata.num_rows
-    except Exception as error:  # pyarrow raises many kinds
-        raise SourceError(f"{file}: cannot be read: {first_line(error)}") from error
-
-
-def table_column(file: Path, column: str) -> list[Any]:
-    """One column of a parquet file as Python values."""
-    parquet = require("pyarrow.parquet", "parquet files")
-    try:
-        opened = parquet.ParquetFile(file, page_checksum_verification=True)
-        names = opened.schema_arrow.names
-        if column not in names:
-            raise SourceError(f"{file}: no column {column!r}; {suggest(column, names)}")
-        return opened.read(columns=[column]).column(0).to_pylist()
-    except SourceError:
-        raise
-    except Exception as error:
-        raise SourceError(f"{file}: cannot be read: {first_line(error)}") from error

@@ -1,8 +1,9 @@
 """Documents in a prepared TFDS directory: texts (lm1b, C4), pictures with captions (COCO) or labels (ImageNet).
 
 Which feature is the text is found out: ``text`` or ``captions``, else the only text, else the name of a label;
-``options={"text": "caption_reference_description"}`` names another one, ``"objects/label"`` one inside others. A record
-with five captions is five documents.
+``options={"text": "caption_reference_description"}`` names another one, ``"objects/label"`` one inside others.
+``options={"question": "question", "answer": "answers"}`` takes questions with answers. A record with five captions, or
+with five answers, is five documents.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gato.data_pipelines.dataset import identity_of
+from gato.data_pipelines.dataset import GivenLeaf, identity_of
 from gato.data_pipelines.episode import Episode
 from gato.data_pipelines.errors import SourceError
 from gato.data_pipelines.readers.image_text import SIZE, fitted
@@ -33,15 +34,17 @@ class TfdsDocumentsReader:
     Args:
       path: of the directory with ``features.json``, or one above it. leaves: must be empty.
       split: "": the only one, or ``train``. text: feature with the text; "": found out.
-      size: of the pictures, (height, width).
+      question, answer: features with them, in place of a text. size: of the pictures, (height, width).
     """
 
     def __init__(
         self,
         path: Path,
-        leaves: Mapping[str, LeafSpec | None],
+        leaves: Mapping[str, GivenLeaf],
         split: str = "",
         text: str = "",
+        question: str = "",
+        answer: str = "",
         size: tuple[int, int] = SIZE,
     ) -> None:
         if leaves:
@@ -51,50 +54,57 @@ class TfdsDocumentsReader:
         self._features = load_features(folder)
         self._size = tuple(size)
         self.name, self.metadata = self._records.name, {"dataset": self._records.name}
-        self._text = text or self._find_text(folder)
-        self._label = getattr(self._feature(folder), "int2str", None)
+        if bool(question) != bool(answer) or (question and text):
+            raise SourceError(f"{folder}: options: give text, or both question and answer")
+        chosen = {"question": question, "answer": answer} if question else {"text": text or self._find_text(folder)}
+        # Leaf -> (path of its feature, what names its labels).
+        self._texts = {
+            leaf: (name.split("/"), getattr(self._feature(folder, name), "int2str", None))
+            for leaf, name in chosen.items()
+        }
         self._image = next((key for key, value in self._features.items() if type(value).__name__ == "Image"), None)
         images = {"image": LeafSpec("image", (*self._size, 3))} if self._image else {}
         self.jpeg = tuple(images)
-        self.spec = EpisodeSpec({**images, "text": LeafSpec("text")}, {}, "document")
-        self.identity = identity_of([*self._records.files, folder / "features.json"], split, self._text, self._size)
+        self.spec = EpisodeSpec({**images, **dict.fromkeys(chosen, LeafSpec("text"))}, {}, "document")
+        self.identity = identity_of([*self._records.files, folder / "features.json"], split, chosen, self._size)
 
     def __len__(self) -> int:
         return len(self._records)
 
+    def where(self, index: int, number: int = 0) -> str:
+        return self._records.where(index)
+
     def read(self, index: int) -> Iterator[Episode]:
-        where, data = self._records.where(index), self._records.read(index)
+        where, data = self.where(index), self._records.read(index)
         try:
             record = self._features.deserialize_example_np(data, decoders=skip_images(self._features))
-            texts = list(self._texts(_inside(record, self._text.split("/")), where))
+            found = {
+                leaf: list(_strings(_inside(record, path), label, where)) for leaf, (path, label) in self._texts.items()
+            }
         except SourceError:
             raise
         except Exception as error:  # protobuf, zlib and tfds raise many kinds
             raise SourceError(f"{where}: does not match features.json: {first_line(error)}") from error
+        count = max(map(len, found.values()))
+        for leaf, texts in found.items():
+            if len(texts) == 1:
+                found[leaf] = texts * count  # one question with several answers
+            elif len(texts) != count:
+                raise SourceError(f"{where}: {len(texts)} of {'/'.join(self._texts[leaf][0])}, but {count} beside them")
         image = {"image": fitted(record[self._image], self._size, where)} if self._image else {}
-        for number, text in enumerate(texts):
-            if text:
-                yield document({**image, "text": text}, f"{index}.{number}")
+        for number in range(count):
+            leaves = {leaf: texts[number] for leaf, texts in found.items()}
+            if all(leaves.values()):
+                yield document({**image, **leaves}, f"{index}.{number}")
 
-    def _texts(self, value: Any, where: str) -> Iterator[str]:
-        if isinstance(value, Mapping):  # e.g. captions: {"id": [...], "text": [...]}
-            yield from self._texts(value["text"], where)
-        elif isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim):
-            for entry in value:
-                yield from self._texts(entry, where)
-        elif self._label is not None:
-            yield self._label(int(value))
-        else:
-            yield value if isinstance(value, str) else decoded(bytes(value), where)
-
-    def _feature(self, folder: Path) -> Any:
-        """The feature that `self._text` names. Raises SourceError with a suggestion."""
+    def _feature(self, folder: Path, name: str) -> Any:
+        """The feature of this name. Raises SourceError with a suggestion."""
         feature = self._features
-        for key in self._text.split("/"):
+        for key in name.split("/"):
             feature = feature.feature if type(feature).__name__ == "Sequence" else feature
             if not hasattr(feature, "keys") or key not in feature:
                 known = feature if hasattr(feature, "keys") else ()
-                raise SourceError(f"{folder}: no feature {self._text!r}; {suggest(key, known)}")
+                raise SourceError(f"{folder}: no feature {name!r}; {suggest(key, known)}")
             feature = feature[key]
         return feature.feature if type(feature).__name__ == "Sequence" else feature
 
@@ -110,6 +120,19 @@ class TfdsDocumentsReader:
             f"{folder}: which feature is the text? {', '.join(texts) or 'it has none'}; "
             'say it in a DatasetSpec: options={"text": NAME}'
         )
+
+
+def _strings(value: Any, label: Any, where: str) -> Iterator[str]:
+    """The texts in a value of a feature; ``label`` turns numbers of classes into their names."""
+    if isinstance(value, Mapping):  # e.g. captions: {"id": [...], "text": [...]}
+        yield from _strings(value["text"], label, where)
+    elif isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim):
+        for entry in value:
+            yield from _strings(entry, label, where)
+    elif label is not None:
+        yield label(int(value))
+    else:
+        yield value if isinstance(value, str) else decoded(bytes(value), where)
 
 
 def _inside(value: Any, keys: list[str]) -> Any:

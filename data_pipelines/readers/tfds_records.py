@@ -57,6 +57,7 @@ class Records:
             self.files.append(file)
         self._first = np.concatenate([[0], np.cumsum(self._lengths)])
         self._readers: dict[int, Any] = {}
+        self._failed: dict[int, str] = {}  # a bad shard is not opened again for each of its records
 
     def __len__(self) -> int:
         return int(self._first[-1])
@@ -69,10 +70,16 @@ class Records:
     def read(self, index: int) -> bytes:
         """One record. Raises SourceError if its file is damaged."""
         shard = self._shard(index)
+        if shard in self._failed:
+            raise SourceError(self._failed[shard])
         if shard not in self._readers:
             self._readers.clear()  # records are read in order: one open file is enough
             make = TfRecordFile if self._kind == "tfrecord" else ArrayRecordFile
-            self._readers[shard] = make(self.files[shard], self._lengths[shard])
+            try:
+                self._readers[shard] = make(self.files[shard], self._lengths[shard])
+            except SourceError as error:
+                self._failed[shard] = str(error)
+                raise
         return self._readers[shard].read(index - int(self._first[shard]))
 
     def _shard(self, index: int) -> int:
@@ -90,7 +97,8 @@ class TfRecordFile:
                 self._data = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
         except OSError as error:
             raise SourceError(f"{file}: cannot be read: {error.strerror}") from error
-        self._spans, offset = [], 0
+        self._spans: list[tuple[int, int]] = []
+        offset = 0
         while offset < len(self._data):
             header = self._data[offset : offset + HEADER.size]
             if len(header) < HEADER.size:

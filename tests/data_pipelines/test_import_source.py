@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import pytest
 
 from gato.data_pipelines import import_source as module
 from gato.data_pipelines.errors import SourceError, StoreError
-from gato.data_pipelines.import_source import import_source
+from gato.data_pipelines.import_source import Imported, import_part, import_source, plan_import
 from gato.data_pipelines.readers.arrays import ArraysReader
 from gato.data_pipelines.readers.registry import SourceReference
 from gato.data_pipelines.store import Store
@@ -133,7 +135,8 @@ def test_a_killed_import_goes_on(source, tmp_path, moment):
         if len(list(folder.glob("part-?????"))) >= moment and (folder / "import.json").exists():
             break
         time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # it ended by itself
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     if (tmp_path / "a").exists():
         pytest.skip("it was faster than the kill")
@@ -153,6 +156,93 @@ def test_unknown_sources_are_named(tmp_path):
 
 def test_everything_bad_is_no_store(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"x": 1}\n{"x": 2}\n')
-    with pytest.raises(StoreError, match=r"every record was skipped as bad; the first: .*no field 'text'"):
+    with pytest.raises(StoreError, match=r"no episode is left, 2 were skipped as bad; the first: .*no field 'text'"):
         run(tmp_path / "a.jsonl", tmp_path / "a", bad="skip")
     assert not (tmp_path / "a").exists()
+
+
+def test_an_empty_folder_is_no_obstacle_and_another_is_named(source, tmp_path):
+    (tmp_path / "a").mkdir()
+    assert run(source, tmp_path / "a").episodes == EPISODES
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "notes.txt").write_text("mine")
+    with pytest.raises(StoreError, match="b: exists, and is no store; choose another place"):
+        run(source, tmp_path / "b")
+
+
+def test_a_part_that_is_done_again_changes_nothing(source, tmp_path, monkeypatch):
+    """A cluster repeats work whose answer got lost, and gives the same work to two machines."""
+    reference = SourceReference(str(source))
+    plan = plan_import(reference, tmp_path / "a")
+    assert not isinstance(plan, Imported)
+    job = reference, plan.source.identity, plan.folder, plan.bad
+    first, second = plan.parts[:2]
+    done: list[int] = []
+    import_part(*job, first, done.append)
+    written = (plan.folder / first.name / "store.json").stat().st_mtime_ns
+    import_part(*job, first, done.append)
+    assert sum(done) == 2 * (first.stop - first.start)
+    assert (plan.folder / first.name / "store.json").stat().st_mtime_ns == written
+    read = ArraysReader.read
+
+    def overtaken(self, index):
+        """While the second part is written, somebody else writes it, too."""
+        if index == second.start and not (plan.folder / second.name).exists():
+            monkeypatch.setattr(ArraysReader, "read", read)
+            import_part(*job, second, done.append)
+        return read(self, index)
+
+    monkeypatch.setattr(ArraysReader, "read", overtaken)
+    import_part(*job, second, done.append)
+    assert not list(plan.folder.glob(".*partial"))
+    for part in plan.waiting():
+        import_part(*job, part, done.append)
+    plan.finish()
+    run(source, tmp_path / "b")
+    assert Store(tmp_path / "a").fingerprint == Store(tmp_path / "b").fingerprint
+
+
+def test_parts_where_the_first_record_tells_nothing(tmp_path, monkeypatch):
+    """An empty beginning must not make the whole source one part: nothing could be done at once, or go on."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for number in range(60):
+        (folder / f"{number:02d}.txt").write_text("" if number < 5 else "x" * 4_000)
+    plan = plan_import(SourceReference(str(folder)), tmp_path / "a")
+    assert not isinstance(plan, Imported)
+    assert len(plan.parts) == 12
+    for number in range(60):
+        (folder / f"{number:02d}.txt").write_text("")
+    monkeypatch.setattr(module, "PART_RECORDS", 25)
+    plan = plan_import(SourceReference(str(folder)), tmp_path / "b")
+    assert not isinstance(plan, Imported)
+    assert [part.stop for part in plan.parts] == [25, 50, 60]
+    with pytest.raises(StoreError, match="gives no episode"):
+        run(folder, tmp_path / "c")
+
+
+def test_what_an_interruption_at_the_very_end_leaves_is_removed(source, tmp_path, monkeypatch):
+    tidy = module._tidy
+    monkeypatch.setattr(module, "_tidy", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(source, tmp_path / "a")
+    assert len(list((tmp_path / "a").glob("part-*/store.json"))) > 3
+    monkeypatch.setattr(module, "_tidy", tidy)
+    assert run(source, tmp_path / "a").already_there
+    run(source, tmp_path / "b")
+    names = [sorted(str(file.relative_to(tmp_path / name)) for file in (tmp_path / name).rglob("*")) for name in "ab"]
+    assert names[0] == names[1]
+    assert not list((tmp_path / "a").glob("part-*/store.json"))
+
+
+def test_more_parts_than_open_files(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PART_BYTES", 1)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_now = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 20, limits[1]))
+    try:
+        run(source, tmp_path / "a")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len(list((tmp_path / "a").glob("part-*"))) == EPISODES
+    assert len(everything(tmp_path / "a")) == EPISODES

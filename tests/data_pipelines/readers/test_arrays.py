@@ -11,6 +11,7 @@ import pytest
 
 from gato.data_pipelines.errors import SourceError
 from gato.data_pipelines.readers.arrays import ArraysReader
+from gato.data_pipelines.readers.leaves import values_of
 from gato.tokenizers.errors import SpecError
 from gato.tokenizers.spec import LeafSpec
 
@@ -64,27 +65,64 @@ def test_a_folder_of_npz_files(folder, imported):
     check(imported(folder))
 
 
-def test_an_hdf5_file(tmp_path, imported):
+def test_hdf5_files(tmp_path, imported):
+    """One file with a group for each episode; a folder of such; a folder of files that are an episode each."""
     h5py = pytest.importorskip("h5py")
+    groups, files = tmp_path / "groups", tmp_path / "files"
+    groups.mkdir()
+    files.mkdir()
+
+    def fill(group: Any, arrays: dict[str, Any]) -> None:
+        for name, value in arrays.items():
+            group[name] = value.item() if value.dtype.kind == "U" else value
+
     rng = np.random.default_rng(0)
-    with h5py.File(tmp_path / "mine.h5", "w") as file:
+    with (
+        h5py.File(tmp_path / "mine.h5", "w") as whole,
+        h5py.File(groups / "a.h5", "w") as first,
+        h5py.File(groups / "b.h5", "w") as second,
+    ):
         for number in range(5):
-            group = file.create_group(f"episode_{number}")
-            for name, value in episode(rng, 3 + number).items():
-                group[name] = value.item() if value.dtype.kind == "U" else value
+            arrays = episode(rng, 3 + number)
+            fill(whole.create_group(f"episode_{number}"), arrays)
+            fill((first if number < 3 else second).create_group(f"episode_{number}"), arrays)
+            with h5py.File(files / f"{number}.hdf5", "w") as file:
+                fill(file, arrays)
     check(imported(tmp_path / "mine.h5"))
+    check(imported(groups, dest="groups_store"))
+    check(imported(files, dest="files_store"))
+    (files / "0.hdf5").write_bytes((files / "0.hdf5").read_bytes()[:-3000])
+    with pytest.raises(SourceError, match=r"0\.hdf5: cannot be read"):
+        imported(files, dest="again")
+    assert imported(files, dest="rest", bad="skip").lengths.tolist() == [4, 5, 6, 7]
+    np.savez(files / "x.npz", actions=np.zeros((2, 1)))
+    with pytest.raises(SourceError, match="holds both npz and HDF5 files"):
+        imported(files, dest="again")
+
+
+def test_a_single_npz_file(folder, imported):
+    assert imported(folder / "001.npz").lengths.tolist() == [4]
 
 
 def test_integers_need_a_number_of_values(tmp_path, imported):
     folder = tmp_path / "mine"
     folder.mkdir()
-    data = {"observations.x": np.zeros((4, 2)), "actions": np.array([0, 1, 2, 3])}
+    data = {"observations.x": np.zeros((4, 2)), "actions": np.array([[0, 1, 2], [3, 0, 1], [2, 3, 0], [1, 2, 3]])}
     np.savez(folder / "a.npz", **data)
     with pytest.raises(SourceError, match=r"actions\.action holds integers.*--values actions\.action=N"):
         imported(folder)
-    assert imported(folder, values=(("actions.action", 4),)).spec.actions["action"].values == 4
+    store = imported(folder, values=(("actions.action", 4),))
+    assert store.spec.actions["action"] == LeafSpec("discrete", (3,), values=4)
+    assert store.episode(0).actions["action"].tolist() == data["actions"].tolist()
+    with pytest.raises(SpecError, match=r"a\.npz: actions\.action: step 1: value 3 outside 0\.\.2"):
+        imported(folder, dest="few", values=(("actions.action", 3),))
     (folder / "spec.json").write_text(
-        json.dumps({"actions": {"action": {"modality": "discrete", "values": 9}}, "metadata": {"task": "my/task"}})
+        json.dumps(
+            {
+                "actions": {"action": {"modality": "discrete", "shape": [3], "values": 9}},
+                "metadata": {"task": "my/task"},
+            }
+        )
     )
     store = imported(folder, dest="other")
     assert store.spec.actions["action"].values == 9
@@ -93,6 +131,7 @@ def test_integers_need_a_number_of_values(tmp_path, imported):
 
 BAD = {
     "an action less": ("actions", lambda v: v[:-1], r"actions\.action: 4 steps, but the episode has 5"),
+    "a reward less": ("rewards", lambda v: v[:-1], r"rewards: 4 of them, but actions\.action has 5 steps"),
     "T+1 observations": (
         "observations/body/joints",
         lambda v: np.concatenate([v, v[:1]]),
@@ -100,13 +139,17 @@ BAD = {
     ),
     "NaN": ("observations/body/joints", lambda v: np.full_like(v, np.nan), r"joints: step 0: NaN or infinity"),
     "wrong shape": ("observations/camera", lambda v: v[:, :16], r"camera: shape \(16, 48, 3\) a step"),
+    "portrait": ("observations/camera", lambda v: v.swapaxes(1, 2), r"camera: shape \(48, 32, 3\) a step"),
+    "channels first": ("observations/camera", lambda v: np.moveaxis(v, 3, 1), r"camera: shape \(3, 32, 48\) a step"),
+    "flat frames": ("observations/camera", lambda v: v.reshape(5, -1), r"camera: shape \(4608,\) a step"),
+    "folded vectors": ("observations/body/joints", lambda v: v.reshape(5, 2, 2), r"joints: shape \(2, 2\) a step"),
     "out of range": (
         "actions",
         lambda v: v * 0 + 1.5,
         r"actions\.action: step 0: 1\.5 outside the range -1\.0\.\.1\.0",
     ),
     "rewards with two axes": ("rewards", lambda v: v[:, None], r"rewards have shape \(5, 1\)"),
-    "missing leaf": ("observations/camera", lambda v: None, r"lacks observations\.camera"),
+    "missing leaf": ("observations/camera", lambda v: None, r"lacks observations\.camera, which \S+000\.npz has"),
 }
 
 
@@ -116,7 +159,7 @@ def test_bad_episodes_are_named_and_can_be_skipped(folder, imported, tmp_path, c
     arrays = dict(np.load(folder / "002.npz"))
     value = change(arrays.pop(name))
     np.savez(folder / "002.npz", **(arrays if value is None else {**arrays, name: value}))
-    with pytest.raises((SourceError, SpecError), match=message):
+    with pytest.raises((SourceError, SpecError), match=rf"mine/002\.npz: .*{message}"):
         imported(folder)
     assert not (tmp_path / "store").exists()
     store = imported(folder, dest="rest", bad="skip")
@@ -124,7 +167,43 @@ def test_bad_episodes_are_named_and_can_be_skipped(folder, imported, tmp_path, c
     assert store.metadata["import"]["skipped"] == 1
     ((number, why),) = [json.loads(line) for line in (tmp_path / "rest" / "skipped.jsonl").read_text().splitlines()]
     assert number == 2
-    assert why
+    assert "002.npz" in why
+
+
+def test_an_extra_key_is_named(folder, imported):
+    arrays = dict(np.load(folder / "002.npz"))
+    np.savez(folder / "002.npz", **arrays, **{"observations/depth": np.zeros((5, 2))})
+    with pytest.raises(SourceError, match=r"002\.npz: has observations\.depth, which \S+000\.npz has not"):
+        imported(folder)
+    np.savez(folder / "002.npz", **arrays, forces=np.zeros((5, 2)))
+    with pytest.raises(SourceError, match=r"002\.npz: 'forces' is neither observations"):
+        imported(folder)
+
+
+def test_a_bad_first_episode_can_be_skipped(folder, imported):
+    file = folder / "000.npz"
+    file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(SourceError, match=r"000\.npz: cannot be read"):
+        imported(folder)
+    assert imported(folder, bad="skip").lengths.tolist() == [4, 5, 6, 7]
+
+
+def test_only_what_cannot_be_an_accident_is_reshaped():
+    def read(shape: tuple[int, ...], leaf: LeafSpec) -> tuple[int, ...]:
+        return values_of(np.zeros((4, *shape), np.uint8), leaf, "here").shape
+
+    assert read((1,), LeafSpec("continuous")) == (4,)
+    assert read((), LeafSpec("continuous", (1,))) == (4, 1)
+    assert read((6,), LeafSpec("continuous", (2, 3))) == (4, 2, 3)
+    assert read((8, 9), LeafSpec("image", (8, 9, 1))) == (4, 8, 9, 1)
+    for shape, leaf in (
+        ((3, 2), LeafSpec("continuous", (2, 3))),
+        ((2, 3), LeafSpec("continuous", (6,))),
+        ((9, 8), LeafSpec("image", (8, 9, 1))),
+        ((72,), LeafSpec("image", (8, 9, 1))),
+    ):
+        with pytest.raises(SourceError, match="here: shape"):
+            read(shape, leaf)
 
 
 def test_an_episode_without_a_timestep_is_refused(folder, imported):

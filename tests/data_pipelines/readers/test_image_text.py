@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gato.data_pipelines.errors import SourceError
+from gato.data_pipelines.errors import SourceError, StoreError
 
 
 def picture(seed: int, size=(224, 224), kind="JPEG") -> bytes:
@@ -77,3 +77,68 @@ def test_damage_and_missing_pictures_are_named(tmp_path, imported):
     why = (tmp_path / "rest" / "skipped.jsonl").read_text()
     assert "'c.jpg' is missing" in why
     assert "lies outside the folder" in why
+
+
+def shop(folder, count: int, size=(224, 224)) -> None:
+    folder.mkdir()
+    for k in range(count):
+        (folder / f"{k}.jpg").write_bytes(picture(k, size))
+    lines = [{"image": f"{k}.jpg", "text": [f"thing {k}", f"object {k}"]} for k in range(count)]
+    (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+
+def test_changed_pictures_are_other_data(tmp_path, imported):
+    shop(tmp_path / "shop", 3)
+    imported(tmp_path / "shop")
+    (tmp_path / "shop" / "1.jpg").write_bytes(picture(9))
+    with pytest.raises(StoreError, match="holds another import"):
+        imported(tmp_path / "shop")
+
+
+def test_a_bad_first_line_can_be_skipped_and_nothing_of_a_bad_one_is_kept(tmp_path, imported):
+    shop(tmp_path / "shop", 2)
+    listed = tmp_path / "shop" / "captions.jsonl"
+    mixed = {"image": "0.jpg", "question": ["what?", "why?"], "answer": ["a", "b"]}
+    listed.write_text("{broken\n\n" + listed.read_text() + "\n" + json.dumps(mixed))
+    with pytest.raises(SourceError, match=r"captions\.jsonl: line 1: no JSON"):
+        imported(tmp_path / "shop")
+    store = imported(tmp_path / "shop", dest="rest", bad="skip")
+    read = [store.episode(k).observations["text"][0] for k in range(len(store))]
+    assert read == ["thing 0", "object 0", "thing 1", "object 1"]
+    why = (tmp_path / "rest" / "skipped.jsonl").read_text().splitlines()
+    assert len(why) == 2
+    assert "line 5: captions and questions in one source" in why[1]
+
+
+def test_several_pairs_in_a_document(tmp_path, imported):
+    """Gato's rows of five: every picture is in one of them, in random company; the last is filled up."""
+    shop(tmp_path / "shop", 7, (64, 64))
+    (tmp_path / "mine.py").write_text(
+        "from gato.data_pipelines.dataset import DatasetSpec\n"
+        f"MINE = DatasetSpec(source={str(tmp_path / 'shop')!r}, options={{'pairs': 5, 'size': (64, 64)}})\n"
+    )
+    store = imported(tmp_path / "mine.py")
+    assert list(store.spec.observations)[:4] == ["image_1", "text_1", "image_2", "text_2"]
+    assert len(store.spec.observations) == 10
+    assert len(store) == 4  # two groups of pictures, two captions each
+    seen = []
+    for k in range(4):
+        observations = store.episode(k).observations
+        for number in range(1, 6):
+            (text,) = observations[f"text_{number}"]
+            word, _, which = text.partition(" ")
+            assert word == ("thing", "object")[k % 2]
+            expected = decoded(picture(int(which), (64, 64)))
+            np.testing.assert_array_equal(observations[f"image_{number}"][0], expected)
+            seen.append(text)
+    assert set(seen) == {f"{word} {k}" for word in ("thing", "object") for k in range(7)}
+    assert seen[:5] != [f"thing {k}" for k in range(5)]
+
+
+def test_one_question_with_several_answers(tmp_path, imported):
+    shop(tmp_path / "shop", 1)
+    about = {"image": "0.jpg", "question": "what is it?", "answer": ["a ball", "a toy"]}
+    (tmp_path / "shop" / "captions.jsonl").write_text(json.dumps(about))
+    store = imported(tmp_path / "shop")
+    read = [store.episode(k).observations for k in range(len(store))]
+    assert [(r["question"][0], r["answer"][0]) for r in read] == [("what is it?", "a ball"), ("what is it?", "a toy")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from gato.data_pipelines.dataset import DatasetSpec
 from gato.data_pipelines.errors import SourceError
+from gato.tokenizers.errors import GatoError, SpecError
 
 pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("google_crc32c")
@@ -33,7 +35,7 @@ TEXTS = {
 
 
 def at(value: Any, path: str) -> Any:
-    for key in path.split("/"):
+    for key in path.split("/") if isinstance(value, dict) else ():
         value = value[key]
     return value
 
@@ -77,24 +79,38 @@ def test_every_published_data_set_reads_back(name, tmp_path, imported, spec_file
 
 
 def check_episodes(store: Any, features: Any, examples: list[Any]) -> None:
+    """Everything that was written as observation, action or text of a step is read, and nothing else."""
     for number, example in enumerate(examples):
         episode, steps = store.episode(number), example["steps"][:-1]
         np.testing.assert_array_equal(
             episode.rewards, np.asarray([step.get("reward", 0) for step in steps], np.float32)
         )
         assert episode.terminated
-        for group, key, bare in (
-            (episode.observations, "observation", "observation"),
-            (episode.actions, "action", "action"),
-        ):
-            for path, values in group.items():
-                where = f"{key}/{path.replace('.', '/')}" if isinstance(steps[0][key], dict) else key
-                if path != bare and not isinstance(steps[0][key], dict):
-                    where = path
-                written = [at(step, where) for step in steps]
-                if isinstance(written[0], bytes):
-                    written = [np.asarray(Image.open(io.BytesIO(file))).reshape(values.shape[1:]) for file in written]
-                close(values, np.stack(written))
+        observations = {
+            path: [at(step["observation"], path) for step in steps] for path in paths(steps[0], "observation")
+        }
+        observations |= {
+            key: [step[key] for step in steps] for key, value in steps[0].items() if isinstance(value, str)
+        }
+        actions = {path: [at(step["action"], path) for step in steps] for path in paths(steps[0], "action")}
+        for read, written in ((episode.observations, observations), (episode.actions, actions)):
+            assert set(read) == {path.replace("/", ".") for path in written}
+            for path, values in written.items():
+                found = read[path.replace("/", ".")]
+                if isinstance(values[0], bytes):
+                    values = [np.asarray(Image.open(io.BytesIO(file))).reshape(found.shape[1:]) for file in values]
+                close(found, np.stack(values))
+
+
+def paths(step: Any, key: str) -> list[str]:
+    """Of the leaves below a key, "a/b"; a bare array is called as its key."""
+
+    def walk(node: Any, prefix: str) -> list[str]:
+        if not isinstance(node, dict):
+            return [prefix]
+        return [path for name, child in node.items() for path in walk(child, f"{prefix}/{name}" if prefix else name)]
+
+    return walk(step[key], "") if isinstance(step[key], dict) else [key]
 
 
 def check_documents(store: Any, examples: list[Any], text: str | None) -> None:
@@ -208,3 +224,166 @@ OTHER = DatasetSpec(name="other")
     assert 0 < len(store) == sum(plain.episode(k).rewards[0] <= 0 for k in range(5)) < 5
     assert store.group_names == [("lab/stack", "human")]
     assert store.episode(0).observations["order"] == ["stack the cups"] * 5
+
+
+def edited(folder: Path, features: Any, example: Any, change: Callable[[Any], None]) -> Path:
+    """A directory of three records of which the second was changed behind the back of tfds."""
+    from tensorflow_datasets.core.example_parser import tf_example_pb2
+
+    records = [features.serialize_example(example)] * 3
+    message = tf_example_pb2.Example.FromString(records[1])
+    change(message.features.feature)
+    records[1] = message.SerializeToString()
+    tfds_files.write(folder, "d", None, features, [example] * 3, "tfrecord", shards=1)
+    tfds_files.write_records(folder / "d-train.tfrecord-00000-of-00001", records, "tfrecord")
+    return folder
+
+
+def drop_reward(fields: Any) -> None:
+    fields["steps/reward"].float_list.value.pop()
+
+
+def drop_position(fields: Any) -> None:
+    fields["steps/observation/position"].bytes_list.value.pop()
+
+
+def drop_key(fields: Any) -> None:
+    del fields["steps/observation/position"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop_reward, "steps/reward has values for 5 steps, the others for 6"),
+        (drop_position, "steps/observation/position has values for 5 steps, the others for 6"),
+        (drop_key, "steps/observation/position is missing"),
+    ],
+)
+def test_a_step_that_lacks_something_is_named(tmp_path, imported, change, message):
+    _, _, features = tfds_files.load("rlu_control_suite")
+    example = tfds_files.fill(features, np.random.default_rng(0), steps=6)
+    folder = edited(tmp_path / "d", features, example, change)
+    with pytest.raises(
+        SourceError, match=rf"tfrecord-00000-of-00001: record 1: does not match features\.json: {message}"
+    ):
+        imported(folder)
+    assert imported(folder, dest="rest", bad="skip").lengths.tolist() == [5, 5]
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+def test_a_picture_of_another_size_is_named(tmp_path, imported, kind):
+    from tensorflow_datasets.core import features as f
+
+    step = {
+        "observation": {"camera": f.Image(shape=(None, None, 3), encoding_format=kind)},
+        "action": f.Tensor(shape=(2,), dtype=np.float32),
+        **dict.fromkeys(("is_first", "is_last", "is_terminal"), np.bool_),
+    }
+    features = f.FeaturesDict({"steps": f.Dataset(step)})
+
+    def picture(height: int, width: int) -> bytes:
+        buffer = io.BytesIO()
+        Image.new("RGB", (width, height), (9, 80, 200)).save(buffer, kind.upper())
+        return buffer.getvalue()
+
+    def episode(odd: int) -> dict[str, Any]:
+        steps = [
+            {
+                "observation": {"camera": picture(*((32, 16) if number == odd else (16, 32)))},
+                "action": np.zeros(2, np.float32),
+                **dict.fromkeys(("is_first", "is_last", "is_terminal"), False),
+            }
+            for number in range(5)
+        ]
+        steps[-1]["is_last"] = True
+        return {"steps": steps}
+
+    folder = tfds_files.write(tmp_path / "d", "d", None, features, [episode(-1), episode(2)], shards=1)
+    with pytest.raises(
+        (SourceError, SpecError), match=r"00000-of-00001: record 1: observations\.camera: step 2: an image of"
+    ):
+        imported(folder)
+    store = imported(folder, bad="skip")
+    assert store.lengths.tolist() == [4]
+    assert store.episode(0).observations["camera"].shape == (4, 16, 32, 3)
+
+
+def test_an_empty_split_is_refused(suite, imported):
+    folder = suite()
+    info = json.loads((folder / "dataset_info.json").read_text())
+    info["splits"][0]["shardLengths"] = []
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(SourceError, match="split 'train' is empty"):
+        imported(folder)
+    info["splits"] = []
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(SourceError, match="no split 'train'; it has none"):
+        imported(folder)
+
+
+@pytest.mark.parametrize("size", [65_536, 131_072, 0])
+def test_an_array_record_file_cut_at_a_block_is_refused(tmp_path, imported, size):
+    """Cut to exactly 65,536 bytes its library opens it and reads empty records."""
+    from tensorflow_datasets.core import features as f
+
+    step = {
+        "observation": f.Tensor(shape=(4000,), dtype=np.float32, encoding="bytes"),
+        "action": f.Tensor(shape=(1,), dtype=np.float32),
+        **dict.fromkeys(("is_first", "is_last", "is_terminal"), np.bool_),
+    }
+    features = f.FeaturesDict({"steps": f.Dataset(step)})
+    rng = np.random.default_rng(0)
+    folder = tfds_files.write(
+        tmp_path / "d", "d", None, features, [tfds_files.fill(features, rng) for _ in range(8)], shards=1
+    )
+    file = folder / "d-train.array_record-00000-of-00001"
+    assert file.stat().st_size > 200_000
+    assert len(imported(folder, dest="whole")) == 8
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(SourceError, match=r"array_record-00000-of-00001: "):
+        imported(folder)
+    with pytest.raises(GatoError, match=r"array_record-00000-of-00001: "):
+        imported(folder, bad="skip")
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_bad_first_record_can_be_skipped(tmp_path, imported):
+    """Also where the size of the pictures is only known from a picture."""
+    name, config, features = tfds_files.load("robosuite_panda_pick_place_can")
+    rng = np.random.default_rng(0)
+    examples = [tfds_files.fill(features, rng, steps=4) for _ in range(4)]
+    folder = tfds_files.write(tmp_path / "d", name, config, features, examples, "tfrecord")
+    file = next(folder.glob("*-00000-of-*"))
+    data = bytearray(file.read_bytes())
+    data[200] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(SourceError, match="record 0: damaged"):
+        imported(folder)
+    assert imported(folder, bad="skip").lengths.tolist() == [3, 3, 3]
+
+
+def test_questions_with_answers(tmp_path, imported, spec_file):
+    from tensorflow_datasets.core import features as f
+
+    features = f.FeaturesDict(
+        {
+            "image": f.Image(shape=(None, None, 3), encoding_format="jpeg"),
+            "question": f.Text(),
+            "answers": f.Sequence(f.Text()),
+        }
+    )
+    rng = np.random.default_rng(0)
+    examples = [
+        {"image": tfds_files.picture(features["image"], rng), "question": f"what is {k}?", "answers": ["a", f"b{k}"]}
+        for k in range(3)
+    ]
+    folder = tfds_files.write(tmp_path / "d", "vqa", None, features, examples)
+    with pytest.raises(SourceError, match="which feature is the text"):
+        imported(folder)
+    store = imported(spec_file(source=str(folder), options={"question": "question", "answer": "answers"}))
+    assert list(store.spec.observations) == ["image", "question", "answer"]
+    read = [store.episode(k).observations for k in range(len(store))]
+    pairs = [(observations["question"][0], observations["answer"][0]) for observations in read]
+    assert pairs == [(f"what is {k}?", answer) for k in range(3) for answer in ("a", f"b{k}")]
+    with pytest.raises(SourceError, match="give text, or both question and answer"):
+        imported(spec_file(source=str(folder), options={"question": "question"}), dest="half")

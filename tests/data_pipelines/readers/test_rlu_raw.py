@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from gato.data_pipelines.errors import SourceError
+from gato.tokenizers.errors import SpecError
 
 pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("google_crc32c")
@@ -142,3 +143,41 @@ def test_damage_is_named(tmp_path, imported):
     file.write_bytes(gzip.compress(gzip.decompress(data)[:-5]))
     with pytest.raises(SourceError, match=r"train-00001-of-00002: record 2: damaged"):
         imported(folder)
+
+
+def test_a_bad_episode_costs_no_other(tmp_path, imported):
+    """Even where every file has one: an episode is left out, not its file."""
+    rng = np.random.default_rng(0)
+    episodes = [control(rng, 6, k) for k in range(6)]
+    episodes[0]["observation/position"][2, 1] = np.nan  # the very first of the first file
+    episodes[3]["action"] = episodes[3]["action"][:-1]
+    folder = write(tmp_path / "cartpole_swingup", episodes)
+    with pytest.raises(SpecError, match=r"train-00000-of-00002: record 0: observations\.position: step 2: NaN"):
+        imported(folder)
+    store = imported(folder, bad="skip")
+    assert [store.episode(k).metadata["episode_id"] for k in range(len(store))] == ["2", "4", "1", "5"]
+    why = (tmp_path / "store" / "skipped.jsonl").read_text().splitlines()
+    assert len(why) == 2
+    assert "train-00001-of-00002: record 1: action: 10 values do not divide into 6 steps" in why[1]
+
+
+def test_short_rewards_are_named(tmp_path, imported):
+    rng = np.random.default_rng(0)
+    episode = {
+        "observations": [png(rng, (84, 84)) for _ in range(5)],
+        "actions": np.zeros(5, np.int64),
+        "unclipped_rewards": np.zeros(4),
+        "discounts": np.ones(5),
+        "episode_idx": np.array([11]),
+    }
+    with pytest.raises(SourceError, match=r"record 0: rewards: 4 of them, but actions\.action has 5 steps"):
+        imported(write(tmp_path / "Breakout", [episode] * 2, "run_1"))
+
+
+def test_a_bad_first_file_can_be_skipped(tmp_path, imported):
+    rng = np.random.default_rng(0)
+    folder = write(tmp_path / "cartpole_swingup", [control(rng, 6, k) for k in range(4)])
+    (folder / "train-00000-of-00002").write_bytes(gzip.compress(b"damaged"))
+    with pytest.raises(SourceError, match="train-00000-of-00002: ends in the middle of record 0"):
+        imported(folder)
+    assert imported(folder, bad="skip").lengths.tolist() == [5, 5]
