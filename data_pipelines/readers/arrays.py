@@ -162,7 +162,8 @@ def _groups(file: Path) -> list[str]:
         with _opened(file) as opened:
             if any(name in opened for name in GROUPS):
                 return [""]
-            return sorted(name for name, item in opened.items() if hasattr(item, "items"))
+            # None is what h5py gives for a damaged group: an episode that cannot be read, not one that is not there.
+            return sorted(name for name, item in opened.items() if item is None or hasattr(item, "items"))
     except SourceError:
         return [""]  # reading it says what is wrong: one bad file among many can be skipped
 
