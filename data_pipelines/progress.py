@@ -29,7 +29,7 @@ def progress(total: float, title: str, shown: bool = True, done: float = 0.0) ->
         left = (TextColumn("left"), TimeRemainingColumn())
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), *left)
         with Progress(*columns, console=console) as bar:
-            task = bar.add_task(title, total=total, completed=done)
+            task = bar.add_task(title, total=total, completed=int(done))
             yield lambda amount, name: bar.update(task, advance=amount, description=name)
     else:
         yield _Lines(total, title, done)
