@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow lint format clean
+.PHONY: help quickstart test test-slow test-beam lint format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ test: lint ## format, lint, types and the fast tests (what .ci/run calls)
 test-slow: $(VENV)/.installed-dev ## the tests marked slow (one needs the Debian package `chromium`)
 	$(BIN)/pytest -m slow $(ARGS)
 
+test-beam: .venv-beam/.installed ## the import on Apache Beam, in .venv-beam: an environment of its own
+	.venv-beam/bin/python -m pytest tests/data_pipelines/test_import_beam.py $(ARGS)
+
 lint: $(VENV)/.installed-dev ## ruff (format and lint) and mypy, changing nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -29,7 +32,7 @@ format: $(VENV)/.installed-dev ## rewrite the files as ruff wants them
 	$(BIN)/ruff check --fix .
 
 clean: ## remove the environment and the caches, keep runs/
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
+	rm -rf $(VENV) .venv-beam .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -46,4 +49,9 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[suites,formats,dev]'
+	@touch $@
+
+.venv-beam/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-beam
+	.venv-beam/bin/python -m pip install --disable-pip-version-check --quiet --editable '.[formats,beam]' pytest pytest-timeout
 	@touch $@

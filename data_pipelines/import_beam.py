@@ -3,8 +3,8 @@
     python -m gato.data_pipelines.import_beam SOURCE DEST [--bad skip] [--format F] -- --runner=... (Beam's own options)
 
 SOURCE and DEST lie on a file system that all workers see. Beam wants an older protobuf than the rest: install it in an
-environment of its own, ``pip install "gato-jax[formats]" apache-beam``. The store is, to the bit, the one that
-`import_source` makes, and a pipeline that failed goes on with the parts that are missing.
+environment of its own, ``pip install "gato-jax[formats,beam]"``, on every worker. The store is, to the bit, the one
+that `import_source` makes, and a pipeline that failed goes on with the parts that are missing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def import_with_beam(
     reference: SourceReference, dest: Path, bad: Bad = "fail", options: Sequence[str] = ()
 ) -> Imported:
     """Imports a source into the store ``dest`` with a Beam pipeline. Raises as `import_source`."""
-    beam = require("apache_beam", "with Beam")
+    beam = require("apache_beam", "with Beam", "formats,beam")
     plan = plan_import(reference, dest, bad)
     if isinstance(plan, Imported):
         return plan

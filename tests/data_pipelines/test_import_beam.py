@@ -10,7 +10,7 @@ from gato.data_pipelines.import_source import import_source
 from gato.data_pipelines.readers.registry import SourceReference
 from gato.data_pipelines.store import Store
 
-pytest.importorskip("apache_beam")
+pytest.importorskip("apache_beam", reason="an environment of its own: make test-beam")
 
 
 def test_beam_makes_the_same_store(tmp_path, monkeypatch):
