@@ -21,8 +21,8 @@ from typing import Any
 PACKAGES = ("jax", "flax", "optax", "mujoco", "metaworld", "dm_control", "minigrid", "ale-py")
 INTRODUCTION = """# Quickstart: measured results
 
-`make quickstart` in a clean clone with an empty environment, then `gato quickstart --seed 1 --out runs/seed1` and so on,
-each with nothing else running. 20 episodes a task on seeds that no demonstration used, prompted with held-out
+`make quickstart` in a clean clone with an empty environment, then `gato quickstart --seed 1 --out runs/seed1` and so
+on, each with nothing else running. 20 episodes a task on seeds that no demonstration used, prompted with held-out
 demonstrations. The installation comes on top, once. Why things are as they are, with what was tried:
 [quickstart_choices.md](quickstart_choices.md).
 """
