@@ -98,12 +98,14 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate = command(
         "evaluate",
         "let the trained network act in the simulators of its tasks and score it",
-        "  gato evaluate runs/quickstart\n  gato evaluate runs/79m --tasks metaworld/reach-v3 --episodes 50",
+        "  gato evaluate runs/quickstart\n"
+        "  gato evaluate runs/79m --tasks metaworld/reach-v3 --episodes 50 --out runs/79m/reach",
     )
     evaluate.add_argument("run", type=Path, metavar="RUN", help="run directory, or one of its checkpoints")
     evaluate.add_argument("--tasks", nargs="+", metavar="TASK", help="(default: all that it was trained on)")
     evaluate.add_argument("--episodes", type=_positive, default=20, metavar="N", help="of each task (default 20)")
     evaluate.add_argument("--seed", type=_natural, default=0, help="of the evaluation's episodes (default 0)")
+    evaluate.add_argument("--out", type=Path, metavar="DIR", help="where the results go (default: RUN/evaluation)")
     evaluate.add_argument("--processes", type=_positive, metavar="N", help="that play (default: the cores)")
 
     report = command(

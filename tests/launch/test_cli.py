@@ -113,6 +113,18 @@ def test_default_budget_is_read_as_a_time() -> None:
     assert isinstance(cli.parse(["quickstart"]).budget, float)
 
 
+def test_an_evaluation_goes_where_it_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: dict[str, object] = {}
+
+    def evaluate(*arguments: object, **options: object) -> dict[str, object]:
+        seen.update(options)
+        return {"tasks": {}}
+
+    monkeypatch.setattr("gato.launch.evaluate.evaluate", evaluate)
+    assert cli.main(["evaluate", "run", "--tasks", "a/b", "--out", str(tmp_path / "here")]) == 0
+    assert seen["out"] == tmp_path / "here"
+
+
 def test_overrides_are_gathered() -> None:
     arguments = cli.parse(["train", "--config=a.py", "--config.x.y=1", "--out", "r", "--config.z=2"])
     assert arguments.overrides == ["x.y=1", "z=2"]
