@@ -35,7 +35,6 @@ class TrainConfig:
       model: the network; its `vocabulary_size` is the vocabulary's `table_size`.
       sources: the mixture.
       recipe: name for `gato.recipes.recipe.get_recipe`.
-      loss_weights: kind of token -> loss weight, instead of the recipe's for these kinds.
       batch_size, length: rows of a global batch, tokens of a row.
       steps: optimizer updates of the whole run.
       optimizer: AdamW, schedule and clipping.
@@ -54,7 +53,6 @@ class TrainConfig:
     model: ModelConfig
     sources: tuple[SourceConfig, ...]
     recipe: str = "gato"
-    loss_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
     batch_size: int = 512
     length: int = 1024
     steps: int = 1_000_000
