@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         "  gato quickstart\n  gato quickstart --budget=2h --out runs/2h\n  gato quickstart --seed 1 --out runs/seed1",
     )
     quickstart.add_argument(
-        "--budget", type=_seconds, default="20m", metavar="TIME", help="in all: 20m (default), 2h, 900s"
+        "--budget", type=_seconds, default="19m", metavar="TIME", help="in all: 19m (default), 2h, 900s"
     )
     quickstart.add_argument("--seed", type=_natural, default=0, help="of data, parameters and evaluation (default 0)")
     quickstart.add_argument(

@@ -32,15 +32,16 @@ from gato.tokenizers import text as text_tokenizer
 from gato.tokenizers.errors import GatoError
 from gato.training.config import TrainConfig
 
-DEFAULT_BUDGET = 1200.0  # seconds; `--budget` of the command line
+DEFAULT_BUDGET = 1140.0  # seconds; `--budget` of the command line. The installation takes the twentieth minute.
 PIECES = 2048
 EPISODES = 20
 # What the stages around the training are expected to take on two cores; the training gets the rest of the budget.
-EXPECTED = {"tokenizer": 10.0, "evaluate": 150.0, "report": 5.0}
+EXPECTED = {"tokenizer": 10.0, "evaluate": 165.0, "report": 5.0}
 SHORTEST_TRAINING = 60.0
 ROUNDING, FEWEST = 50, 200  # steps
-# Compiling once more and the validation losses on the way, as a share of the training's time.
-OVERHEAD = 0.06
+# Compiling once more, the validation losses on the way, and that steps become slower while a machine warms up, as a
+# share of the training's time.
+OVERHEAD = 0.1
 
 
 class BudgetError(GatoError):

@@ -3,7 +3,7 @@
 Command   gato quickstart          (collects, trains its tokenizer, then trains this, evaluates and reports)
           gato train --config=quickstart:RUN --out OTHER     (this experiment alone, on the data of the quickstart RUN)
 Hardware  two CPU cores
-Time      20 minutes in all, training about 12; `gato quickstart` measures a step and takes fewer where they don't fit
+Time      20 minutes in all with the installation, training about 14; `gato quickstart` measures a step and takes fewer where they don't fit
 Result    docs/results/quickstart.md
 """
 
