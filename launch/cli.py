@@ -1,8 +1,8 @@
 """The command line: ``gato {quickstart,collect,train,evaluate,report}``.
 
 Exit status: 0 on success; 2 on a mistake of the user, with one line on stderr (``GATO_DEBUG=1`` shows the traceback);
-130 after Ctrl-C, when the same command goes on where it stopped. Anything else is a bug of ours and keeps its
-traceback.
+130 after Ctrl-C and 143 after SIGTERM, when the same command goes on where it stopped. Anything else is a bug of ours
+and keeps its traceback.
 
 Each command's module is imported when it runs, so that ``gato --help`` does not wait for JAX.
 """
@@ -14,14 +14,16 @@ import errno
 import importlib
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from gato.data_pipelines.worker_process import cores
 from gato.tokenizers.errors import GatoError, suggest
 
-SUCCESS, USER_MISTAKE, INTERRUPTED = 0, 2, 130
+SUCCESS, USER_MISTAKE, INTERRUPTED, TERMINATED = 0, 2, 130, 143
 # What the machine refuses and the user can mend; other operating system errors are bugs.
 _REFUSALS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
@@ -31,6 +33,10 @@ _REFUSALS = (
 
 class UsageError(GatoError):
     """The command line itself is wrong."""
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: ends a command as Ctrl-C does, so that what it holds open is closed."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -81,9 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     collect.add_argument("--episodes", type=_positive, default=100, metavar="N", help="of each TASK (default 100)")
     collect.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the stores go")
     collect.add_argument("--seed", type=_natural, default=0, help="(default 0)")
-    collect.add_argument(
-        "--processes", type=_positive, default=os.cpu_count() or 1, metavar="N", help="(default: the cores)"
-    )
+    collect.add_argument("--processes", type=_positive, default=cores(), metavar="N", help="(default: the cores)")
 
     train = command(
         "train",
@@ -148,13 +152,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         status = importlib.import_module(f"gato.launch.{arguments.command}").run(arguments)
         return SUCCESS if status is None else status
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         print("interrupted; run the same command again to go on", file=sys.stderr)
-        return INTERRUPTED
+        return TERMINATED if isinstance(interruption, _Terminated) else INTERRUPTED
     except (GatoError, OSError) as error:
         if os.environ.get("GATO_DEBUG") == "1":
             raise
@@ -162,6 +167,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"gato: {' '.join(str(error).split())}", file=sys.stderr)
         return USER_MISTAKE
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise _Terminated
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,9 +23,10 @@ from rich.console import Console
 from gato.data_pipelines.collect import collect
 from gato.data_pipelines.starter import STARTER
 from gato.data_pipelines.store import Store
+from gato.data_pipelines.worker_process import cores
 from gato.evaluation.report_charts import duration
 from gato.launch.config import load_config, train_config
-from gato.launch.journal import Journal, cores
+from gato.launch.journal import Journal
 from gato.launch.scores import print_scores
 from gato.tokenizers import text as text_tokenizer
 from gato.tokenizers.errors import GatoError
@@ -42,6 +42,7 @@ ROUNDING, FEWEST = 50, 200  # steps
 # Compiling once more, the validation losses on the way, and that steps become slower while a machine warms up, as a
 # share of the training's time.
 OVERHEAD = 0.1
+MEASURING = 40.0  # seconds, compilation included; part of the training
 
 
 class BudgetError(GatoError):
@@ -126,7 +127,7 @@ class Quickstart:
         if "steps" not in self.journal.notes:
             from gato.launch.calibrate import seconds_per_step
 
-            self.console.print("measuring a training step ...")
+            self.console.print(f"compiling and measuring a training step: about {duration(MEASURING)} ...")
             seconds = seconds_per_step(config)
             available = (self.training_seconds() - (time.monotonic() - began)) * (1 - OVERHEAD)
             steps = max(FEWEST, int(available / seconds / ROUNDING) * ROUNDING)
@@ -173,19 +174,11 @@ def collected_texts(folder: Path) -> Iterator[str]:
 def run(arguments: argparse.Namespace) -> int:
     """Runs or continues the quickstart; returns the exit status of an interruption, else 0."""
     quickstart = Quickstart(arguments.out, arguments.budget, arguments.seed)
-    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         quickstart.run()
     except Stopped as stopped:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return stopped.status
-    finally:
-        signal.signal(signal.SIGTERM, before)
     print_scores(json.loads((arguments.out / "evaluation" / "summary.json").read_text()))
     print(f"\n{duration(sum(quickstart.journal.seconds.values()))} in all; see {arguments.out / 'report.html'}")
     return 0
-
-
-def _terminate(number: int, frame: object) -> None:
-    """SIGTERM ends a stage as Ctrl-C does, so that what it holds open is closed."""
-    raise KeyboardInterrupt

@@ -21,7 +21,7 @@ import numpy as np
 
 from gato.data_pipelines.environments.registry import get_task
 from gato.data_pipelines.progress import progress as show_progress
-from gato.data_pipelines.worker_process import start_worker
+from gato.data_pipelines.worker_process import cores, start_worker, worker_pool
 from gato.evaluation.demonstrations import EvaluationError, run_directory
 from gato.evaluation.jobs import Job, Line, PlayJob, Written, plan_jobs, run_job, worker_agent
 from gato.evaluation.report_pictures import png_uri, write_gif
@@ -78,7 +78,7 @@ def evaluate(
     chosen = list(known) if tasks is None else list(dict.fromkeys(agent.source(name)[0] for name in tasks))
     folder = Path(out) if out is not None else run / "evaluation"
     _refuse_loss(folder, {name for source in chosen for name in (source, known[source].task)})
-    processes = processes or os.cpu_count() or 1
+    processes = processes or cores()
     jobs = plan_jobs(
         dict(known), chosen, agent, episodes=episodes, documents=documents, specialists=specialists, processes=processes
     )
@@ -124,24 +124,21 @@ def _run(
         for job in jobs:
             yield job, run_job(job, checkpoint, run, seed, advance)
         return
-    context = multiprocessing.get_context("spawn")
-    channel = context.Queue()
-    executor = concurrent.futures.ProcessPoolExecutor(processes, context, initializer=_start, initargs=(channel,))
+    channel = multiprocessing.get_context("spawn").Queue()
     try:
-        waiting = {executor.submit(_work, job, checkpoint, run, seed): job for job in jobs}
-        while waiting:
-            done, _ = concurrent.futures.wait(waiting, 0.5, concurrent.futures.FIRST_COMPLETED)
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    advance(channel.get_nowait())
-            for future in done:
-                yield waiting.pop(future), future.result()
+        with worker_pool(processes, _start, (channel,)) as executor:
+            waiting = {executor.submit(_work, job, checkpoint, run, seed): job for job in jobs}
+            while waiting:
+                done, _ = concurrent.futures.wait(waiting, 0.5, concurrent.futures.FIRST_COMPLETED)
+                with contextlib.suppress(queue.Empty):
+                    while True:
+                        advance(channel.get_nowait())
+                for future in done:
+                    yield waiting.pop(future), future.result()
     except concurrent.futures.process.BrokenProcessPool as error:
         raise EvaluationError(
             "a process of the evaluation died, most often for want of memory; run it again with a smaller --processes"
         ) from error
-    finally:
-        executor.shutdown(cancel_futures=True)
 
 
 def _start(channel: Any) -> None:

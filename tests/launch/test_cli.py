@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -86,6 +88,26 @@ def test_errors_while_running(
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "Traceback" not in err
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[bool] = []
+
+    def run(arguments: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        finally:
+            closed.append(True)
+
+    monkeypatch.setattr("gato.launch.report.run", run)
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli.main(["report", "x"]) == 143
+    assert closed == [True]
+    assert capsys.readouterr().err == "interrupted; run the same command again to go on\n"
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_our_own_bugs_and_the_debug_switch_keep_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
