@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from gato.data_pipelines.mixture import SourceConfig
+from gato.fields import check_fields
 from gato.model.config import ModelConfig
-from gato.tokenizers.errors import GatoError, suggest
+from gato.tokenizers.errors import GatoError
 from gato.tokenizers.vocabulary import Vocabulary
 from gato.training.optimizer import OptimizerConfig
 
@@ -111,11 +112,13 @@ class TrainConfig:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> TrainConfig:
-        """Raises `ConfigError` with a suggestion for an unknown field."""
+        """Raises `ConfigError` with a suggestion for an unknown field, and for a value of another type."""
         fields = dict(data)
         for name in ("model", "sources"):
             if name not in fields:
                 raise ConfigError(f"a training configuration needs {name!r}")
+        if not isinstance(fields["sources"], (list, tuple)):
+            raise ConfigError(f"sources must be a list of dictionaries, got {fields['sources']!r}")
         if not isinstance(fields["model"], ModelConfig):
             fields["model"] = ModelConfig.from_json(fields["model"])
         fields["sources"] = tuple(
@@ -130,10 +133,9 @@ class TrainConfig:
 def _build(cls: type, data: Any, where: str) -> Any:
     if isinstance(data, cls):
         return data
-    known = [field.name for field in dataclasses.fields(cls)]
-    for name in data:
-        if name not in known:
-            raise ConfigError(f"unknown field {f'{where}.{name}'.lstrip('.')!r}; {suggest(name, known)}")
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where} must be a dictionary of its fields, got {data!r}")
+    check_fields(cls, data, where, ConfigError)
     return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
 
 
