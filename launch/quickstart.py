@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -123,6 +124,7 @@ class Quickstart:
     def train(self) -> None:
         from gato.training.trainer import train  # here: the stages before need no JAX
 
+        use_every_core()
         began, config = time.monotonic(), self.training_config()
         if "steps" not in self.journal.notes:
             from gato.launch.calibrate import seconds_per_step
@@ -154,6 +156,19 @@ class Quickstart:
         from gato.launch.report import make_report
 
         make_report(self.out)
+
+
+def use_every_core() -> None:
+    """A JAX device for every core (a power of two, at most 8), before JAX's first use; an accelerator is left as it is.
+
+    XLA keeps one CPU device busy on 1.4 of two cores with a network this small; rows shared out over two devices make
+    its steps a tenth faster.
+    """
+    import jax
+
+    devices = 1 << min(cores().bit_length() - 1, 3)
+    with contextlib.suppress(RuntimeError):  # in use already: by a test
+        jax.config.update("jax_num_cpu_devices", devices)
 
 
 def collected_texts(folder: Path) -> Iterator[str]:

@@ -3,7 +3,8 @@
 Command   gato quickstart          (collects, trains its tokenizer, then trains this, evaluates and reports)
           gato train --config=quickstart:RUN --out OTHER     (this experiment alone, on the data of the quickstart RUN)
 Hardware  two CPU cores
-Time      20 minutes in all with the installation, training about 14; `gato quickstart` measures a step and takes fewer where they don't fit
+Time      20 minutes in all with the installation, training about 14; `gato quickstart` measures a step and takes as
+          many as fit, at most these
 Result    docs/results/quickstart.md
 """
 
@@ -20,15 +21,15 @@ from gato.launch.config import default_config
 # Share of the tokens, per suite (its sources share it equally) or per source. A task gets what it needs to be learned:
 # language-conditioned picking up takes many more timesteps than pressing a button.
 WEIGHTS = {
-    "metaworld": 0.11,
+    "metaworld": 0.09,
     "babyai/PickupLoc": 0.28,
     "babyai/OpenDoor": 0.07,
     "babyai": 0.10,
     "dm_control": 0.08,
-    "sokoban": 0.16,
-    "atari": 0.10,
+    "sokoban": 0.20,
+    "atari": 0.09,
     "captions": 0.05,
-    "questions": 0.03,
+    "questions": 0.02,
     "text": 0.02,
 }
 # Factor on the loss: where one action follows 30 to 60 tokens of observation, it would drown among the targets of the
