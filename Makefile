@@ -1,5 +1,6 @@
 # Two commands matter: `make quickstart` and `make test`. Both create .venv here; a second run starts at once.
-PYTHON ?= python3
+# The newest that every simulator has a wheel for: labmaze (of dm_control) ends at 3.12.
+PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c "" 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
@@ -35,9 +36,9 @@ clean: ## remove the environment and the caches, keep runs/
 	rm -rf $(VENV) .venv-beam .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
 
 $(VENV)/.created:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "make: needs Python 3.11 or newer, but $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
-	       "name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || { \
+	  echo "make: the simulators need Python 3.11 or 3.12, but $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
+	       "install one and name it: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	@$(PYTHON) -m venv $(VENV) || { \
 	  echo "make: $(PYTHON) cannot create environments; on Debian or Ubuntu: apt install python3-venv" >&2; exit 2; }
 	@touch $@

@@ -1,18 +1,32 @@
-"""The result page of the quickstart: scores and times of finished runs, side by side, as Markdown.
+"""The result page of the quickstart: goals, scores and times of finished runs, side by side, as Markdown.
 
-python benchmarks/quickstart.py runs/seed0 runs/seed1 runs/seed2 > docs/results/quickstart.md
+    python benchmarks/quickstart.py runs/quickstart runs/seed1 runs/seed2 > docs/results/quickstart.md
+
+The page is this script's output and nothing else; why the quickstart is as it is stands in
+docs/results/quickstart_choices.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
-from collections.abc import Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 PACKAGES = ("jax", "flax", "optax", "mujoco", "metaworld", "dm_control", "minigrid", "ale-py")
+INTRODUCTION = """# Quickstart: measured results
+
+`make quickstart` in a clean clone with an empty environment, then `gato quickstart --seed 1 --out runs/seed1` and so
+on, each with nothing else running. 20 episodes a task on seeds that no demonstration used, prompted with held-out
+demonstrations. The installation comes on top, once. Why things are as they are, with what was tried:
+[quickstart_choices.md](quickstart_choices.md).
+"""
+Summary = dict[str, Any]
 STAGES = ("collect", "tokenizer", "train", "evaluate", "report")
 
 
@@ -27,7 +41,7 @@ def row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def scores(summaries: Sequence[dict[str, Any]]) -> list[str]:
+def scores(summaries: Sequence[Summary]) -> list[str]:
     """One line a task: each run's score, their mean, and what it is compared with."""
     seeds = [f"seed {summary['seed']}" for summary in summaries]
     lines = [
@@ -58,7 +72,72 @@ def scores(summaries: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def times(runs: Sequence[Path], summaries: Sequence[dict[str, Any]]) -> list[str]:
+def goals() -> list[tuple[str, Callable[[Summary], str], Callable[[Summary], bool]]]:
+    """What the quickstart has to reach: the words, what a run reached, whether that is enough."""
+
+    def score(summary: Summary, task: str) -> float:
+        return float(summary["tasks"][task]["score"])
+
+    def control(summary: Summary, task: str, name: str) -> float:
+        return float(summary["tasks"][task]["controls"][name])
+
+    def of_expert(summary: Summary, task: str) -> float:
+        return score(summary, task) / summary["tasks"][task]["expert"]
+
+    def meta_world(summary: Summary) -> float:
+        scores = [entry["score"] for task, entry in summary["tasks"].items() if task.startswith("metaworld/")]
+        return sum(scores) / len(scores)
+
+    def captions(summary: Summary, name: str) -> float:
+        return float(summary["captions"]["captions/rooms"][name])
+
+    opening, picking, sokoban, breakout = "babyai/OpenDoor", "babyai/PickupLoc", "sokoban/7x7-1box", "atari/breakout"
+    point = "dm_control/point_mass-easy"
+    return [
+        ("Meta-World, mean success >= 0.60", lambda s: number(meta_world(s)), lambda s: meta_world(s) >= 0.60),
+        ("BabyAI OpenDoor >= 0.75", lambda s: number(score(s, opening)), lambda s: score(s, opening) >= 0.75),
+        ("BabyAI PickupLoc >= 0.40", lambda s: number(score(s, picking)), lambda s: score(s, picking) >= 0.40),
+        (
+            "PickupLoc with a wrong mission at least 0.15 lower",
+            lambda s: number(control(s, picking, "wrong mission")),
+            lambda s: round(score(s, picking) - control(s, picking, "wrong mission"), 6) >= 0.15,
+        ),
+        (
+            f"{point} >= 60 % of its expert",
+            lambda s: f"{100 * of_expert(s, point):.0f} %",
+            lambda s: of_expert(s, point) >= 0.6,
+        ),
+        ("Sokoban 7x7 one box >= 0.40", lambda s: number(score(s, sokoban)), lambda s: score(s, sokoban) >= 0.40),
+        (
+            "Breakout above random and above blank frames",
+            lambda s: f"{number(score(s, breakout))} (blank {number(control(s, breakout, 'blank'))})",
+            lambda s: score(s, breakout) > max(s["tasks"][breakout]["random"], control(s, breakout, "blank")),
+        ),
+        (
+            "captions of held-out scenes, object F1 >= 0.80",
+            lambda s: number(captions(s, "object_f1")),
+            lambda s: captions(s, "object_f1") >= 0.80,
+        ),
+        (
+            "the same with shuffled images, near 0.2",
+            lambda s: number(captions(s, "shuffled_object_f1")),
+            lambda s: captions(s, "shuffled_object_f1") <= 0.3,
+        ),
+    ]
+
+
+def against_goals(summaries: Sequence[Summary]) -> list[str]:
+    """One line a goal: what each run reached, and in how many runs it is enough."""
+    lines = [row(["goal", *[f"seed {s['seed']}" for s in summaries], "reached"])]
+    lines.append(row(["---", *["---:"] * len(summaries), "---"]))
+    for words, show, enough in goals():
+        met = sum(enough(summary) for summary in summaries)
+        reached = "yes" if met == len(summaries) else f"**{met} of {len(summaries)} seeds**"
+        lines.append(row([words, *map(show, summaries), reached]))
+    return lines
+
+
+def times(runs: Sequence[Path], summaries: Sequence[Summary]) -> list[str]:
     """One line a stage: seconds of each run."""
     timings = [json.loads((run / "timings.json").read_text()) for run in runs]
     lines = [row(["stage", *[f"seed {s['seed']}" for s in summaries]]), row(["---", *["---:"] * len(runs)])]
@@ -75,11 +154,21 @@ def main() -> None:
     runs = parser.parse_args().runs
     summaries = [json.loads((run / "evaluation" / "summary.json").read_text()) for run in runs]
     machine = json.loads((runs[0] / "timings.json").read_text())["machine"]
-    print("\n".join(scores(summaries)))
-    print()
-    print("\n".join(times(runs, summaries)))
+    tree = Path(__file__).resolve().parents[1]
+    commit = subprocess.run(["git", "-C", str(tree), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    finished = datetime.date.fromtimestamp(max((run / "timings.json").stat().st_mtime for run in runs))
+    command = " ".join(["python", "benchmarks/quickstart.py", *sys.argv[1:]])
+    print(INTRODUCTION)
+    print(f"{finished:%-d %B %Y}, commit {commit.stdout.strip() or 'unknown'}; made by `{command}`.\n")
+    for title, lines in (
+        ("Against the goals", against_goals(summaries)),
+        ("Scores", scores(summaries)),
+        ("Times", times(runs, summaries)),
+    ):
+        print(f"## {title}\n")
+        print("\n".join(lines) + "\n")
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    print(f"\n{machine['cores']} cores ({machine['processor']}), Python {machine['python']}, {versions}.")
+    print(f"{machine['cores']} cores ({machine['processor']}), Python {machine['python']}, {versions}.")
 
 
 if __name__ == "__main__":

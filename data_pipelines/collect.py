@@ -14,7 +14,6 @@ import contextlib
 import dataclasses
 import errno
 import math
-import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -33,7 +32,7 @@ from gato.data_pipelines.progress import progress as show_progress
 from gato.data_pipelines.rollout import demonstration
 from gato.data_pipelines.store import Store
 from gato.data_pipelines.store_writer import StoreWriter
-from gato.data_pipelines.worker_process import start_worker
+from gato.data_pipelines.worker_process import worker_pool
 from gato.tokenizers.errors import GatoError
 
 # Steps that one job computes at most: small jobs balance the processes, and their episodes wait in memory.
@@ -104,7 +103,9 @@ def collect(
     if not waiting:
         return folders
     seconds = sum(plan.seconds for plan in waiting)
-    with show_progress(seconds, "collecting", progress) as advance, _executor(processes) as executor:
+    workers: contextlib.AbstractContextManager[concurrent.futures.Executor | None]
+    workers = worker_pool(processes) if processes > 1 else contextlib.nullcontext()
+    with show_progress(seconds, "collecting", progress) as advance, workers as executor:
         ahead = _JOBS_AHEAD * processes
         results = _in_order(executor, [job for plan in waiting for job in _jobs(plan, seed)], ahead)
         for plan in waiting:
@@ -203,20 +204,6 @@ def _run_job(job: _Job) -> list[Episode]:
         _last_environment = job.name, source.make()
     environment = _last_environment[1]
     return [demonstration(source, environment, index, job.seed, job.max_steps) for index in range(job.start, job.stop)]
-
-
-@contextlib.contextmanager
-def _executor(processes: int) -> Iterator[concurrent.futures.Executor | None]:
-    """Fresh processes (no fork: the caller may hold JAX's threads); ``None`` for one process."""
-    if processes <= 1:
-        yield None
-        return
-    context = multiprocessing.get_context("spawn")
-    executor = concurrent.futures.ProcessPoolExecutor(processes, mp_context=context, initializer=start_worker)
-    try:
-        yield executor
-    finally:
-        executor.shutdown(cancel_futures=True)
 
 
 def _is_finished(folder: Path, plan: CollectPlan, seed: int) -> bool:

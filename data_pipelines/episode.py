@@ -12,7 +12,7 @@ from gato.data_pipelines import jpeg
 from gato.tokenizers.errors import SpecError
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
 
-__all__ = ["Episode", "EpisodeSpec", "LeafSpec", "check_episode"]
+__all__ = ["Episode", "EpisodeSpec", "LeafSpec", "check_episode", "check_step"]
 
 
 @dataclasses.dataclass
@@ -37,6 +37,22 @@ class Episode:
 
     def __len__(self) -> int:
         return len(self.rewards)
+
+
+def check_step(values: Mapping[str, Any], leaves: Mapping[str, LeafSpec], where: str) -> None:
+    """Raises `SpecError` if one timestep lacks a leaf, or one has another shape or is no string where text is declared.
+
+    What else can be wrong (ranges, NaN) shows in the whole episode as well: `check_episode`.
+    """
+    for path, leaf in leaves.items():
+        if path not in values:
+            found = ", ".join(sorted(map(str, values))) or "none"
+            raise SpecError(f"{where}: leaf {path!r} is missing; it has {found}. Mend the environment or its spec")
+        if leaf.modality == "text":
+            if not isinstance(values[path], str):
+                raise SpecError(f"{where}: leaf {path!r} is {type(values[path]).__name__}, the spec says text")
+        elif np.shape(values[path]) != leaf.shape:
+            raise SpecError(f"{where}: leaf {path!r} has shape {np.shape(values[path])}, the spec says {leaf.shape}")
 
 
 def check_episode(episode: Episode, spec: EpisodeSpec, where: str) -> None:

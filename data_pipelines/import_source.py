@@ -30,7 +30,7 @@ from gato.data_pipelines.progress import progress as show_progress
 from gato.data_pipelines.readers.registry import OpenSource, SourceReference, open_source
 from gato.data_pipelines.store import Store
 from gato.data_pipelines.store_writer import StoreWriter, merge_parts
-from gato.data_pipelines.worker_process import start_worker
+from gato.data_pipelines.worker_process import start_worker, worker_pool
 from gato.tokenizers.errors import GatoError
 
 PART_BYTES = 64 << 20
@@ -245,25 +245,22 @@ def _run(parts: Sequence[Part], plan: ImportPlan, processes: int, advance: Calla
         for part in parts:
             import_part(*job, part, advance)
         return
-    context = multiprocessing.get_context("spawn")
-    channel = context.Queue()
-    executor = concurrent.futures.ProcessPoolExecutor(processes, context, initializer=_start, initargs=(channel,))
+    channel = multiprocessing.get_context("spawn").Queue()
     try:
-        waiting = {executor.submit(_work, *job, part) for part in parts}
-        while waiting:
-            done, waiting = concurrent.futures.wait(waiting, 0.5, concurrent.futures.FIRST_COMPLETED)
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    advance(channel.get_nowait())
-            for future in done:
-                future.result()
+        with worker_pool(processes, _start, (channel,)) as executor:
+            waiting = {executor.submit(_work, *job, part) for part in parts}
+            while waiting:
+                done, waiting = concurrent.futures.wait(waiting, 0.5, concurrent.futures.FIRST_COMPLETED)
+                with contextlib.suppress(queue.Empty):
+                    while True:
+                        advance(channel.get_nowait())
+                for future in done:
+                    future.result()
     except BrokenProcessPool as error:
         raise SourceError(
             "an importing process died (is the memory full?); run the same command again with fewer processes: it goes "
             "on where it stopped"
         ) from error
-    finally:
-        executor.shutdown(cancel_futures=True)
 
 
 _channel: Any = None

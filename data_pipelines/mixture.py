@@ -16,6 +16,7 @@ from gato.data_pipelines.prompts import PromptPool
 from gato.data_pipelines.store import Store
 from gato.data_pipelines.token_index import TokenIndex
 from gato.data_pipelines.windows import EpochPlan, WindowRules, plan_epoch
+from gato.tokenizers.layout import KINDS
 from gato.tokenizers.sequence import SequenceTokenizer
 
 Split = Literal["train", "held_out"]
@@ -30,6 +31,8 @@ class SourceConfig:
       weight: share of the tokens, relative to the other sources.
       loss_weight: factor on the loss of all its tokens. One action in 60 tokens weighs little beside 30 words of a
         caption; a larger factor makes up for that. The paper has 1 everywhere.
+      loss_kinds: the kinds of token that are learned, e.g. ``("action",)``; None for all that the recipe weighs. Text
+        that nobody can foresee, like randomly drawn instructions, teaches nothing and its loss is noise.
       window_timesteps: timesteps in a training window at most; None for as many as a row holds. Control sources only.
       prompt_probability: share of the sequences of a control source that are prompted (Gato section 2.3: a quarter).
         At most a half is possible where windows fill the row and must make room for a prompt.
@@ -42,6 +45,7 @@ class SourceConfig:
     path: str | os.PathLike[str]
     weight: float = 1.0
     loss_weight: float = 1.0
+    loss_kinds: tuple[str, ...] | None = None
     window_timesteps: int | None = None
     prompt_probability: float = 0.25
     prompt_timesteps: int | None = None
@@ -82,6 +86,7 @@ class Source:
     Attributes:
       name: of the store. config: as given. share: of the mixture's tokens, in (0, 1].
       episodes: split -> int64, ascending indices into the store.
+      learned: bool [kinds], in the order of `KINDS`: `SourceConfig.loss_kinds`.
     """
 
     def __init__(
@@ -90,8 +95,11 @@ class Source:
         self.config, self.share = config, share
         self.store = Store(config.path)
         self.name = self.store.name
-        self.index = TokenIndex(self.store, tokenizer)
         document = self.store.spec.kind == "document"
+        self._check_loss(tokenizer)
+        learned = set(KINDS if config.loss_kinds is None else config.loss_kinds)
+        self.learned = np.array([kind in learned for kind in KINDS])
+        self.index = TokenIndex(self.store, tokenizer, self.learned)
         self._check(document, length)
         self.episodes = split_episodes(self.store, config, seed)
         self.rules = WindowRules(
@@ -119,7 +127,25 @@ class Source:
         """What the row order depends on."""
         config = dataclasses.asdict(self.config)
         config.pop("path")  # the same data may lie elsewhere
+        if self.config.loss_kinds is not None:
+            config["loss_kinds"] = list(self.config.loss_kinds)  # as JSON reads it back
         return {"data": self.store.fingerprint, **config, "weight": round(self.share, 12)}
+
+    def _check_loss(self, tokenizer: SequenceTokenizer) -> None:
+        config, weights = self.config, tokenizer.layout.weights
+        if not 0 < config.loss_weight < math.inf:
+            raise MixtureError(
+                f"{self.name}: loss_weight={config.loss_weight} must be positive and finite; "
+                "leave the source out to learn nothing from it"
+            )
+        for kind in config.loss_kinds or ():
+            if not weights.get(kind):
+                raise MixtureError(
+                    f"{self.name}: loss_kinds has {kind!r}, but the recipe learns "
+                    f"{', '.join(name for name, weight in weights.items() if weight)}"
+                )
+        if config.loss_kinds is not None and not config.loss_kinds:
+            raise MixtureError(f"{self.name}: loss_kinds is empty; leave the source out to learn nothing from it")
 
     def _check(self, document: bool, length: int) -> None:
         config, where = self.config, self.name
@@ -142,11 +168,6 @@ class Source:
                     f"{where}: window_timesteps={config.window_timesteps} of up to {widest} tokens are longer than "
                     f"a row of {length}: use at most {length // widest}, or None for as many as fit"
                 )
-        if not 0 < config.loss_weight < math.inf:
-            raise MixtureError(
-                f"{where}: loss_weight={config.loss_weight} must be positive and finite; "
-                "leave the source out to learn nothing from it"
-            )
         if not 0 <= config.prompt_probability <= 1:
             raise MixtureError(f"{where}: prompt_probability={config.prompt_probability} must be in [0, 1]")
         if config.prompt_timesteps is not None and config.prompt_timesteps < 1:

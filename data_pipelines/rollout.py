@@ -20,7 +20,7 @@ from gato.data_pipelines.environments.base import (
     Policy,
     Task,
 )
-from gato.data_pipelines.episode import Episode, EpisodeSpec, LeafSpec
+from gato.data_pipelines.episode import Episode, EpisodeSpec, LeafSpec, check_step
 from gato.tokenizers.errors import SpecError
 
 # Attempts at one demonstration: experts fail in a few per cent of the episodes, more under strong noise.
@@ -49,7 +49,7 @@ def perturb(action: Action, spec: EpisodeSpec, level: float, rng: np.random.Gene
         if leaf.modality == "discrete":
             noisy[path] = np.where(rng.random(leaf.shape) < level, drawn, action[path]).astype(np.int32)
         else:
-            low, high = _bounds(path, leaf)
+            low, high = leaf.bounds(path)
             shift = level * (high - low) / 2 * rng.standard_normal(leaf.shape)
             noisy[path] = np.clip(action[path] + shift, low, high).astype(np.float32)
     return noisy
@@ -74,6 +74,9 @@ def rollout(
 
     Returns:
       The episode; ``metadata["success"]`` is whether any step reported success (absent where the suite defines none).
+
+    Raises:
+      SpecError: an observation or an action does not match the environment's spec; names the step and the leaf.
     """
     spec = environment.spec
     observations: dict[str, list] = {path: [] for path in spec.observations}
@@ -83,7 +86,9 @@ def rollout(
     metadata: dict[str, Any] = {}
     left = steps_after_success
     while not (terminated or truncated):
+        check_step(observation, spec.observations, f"step {len(rewards)}: observation")
         action = policy(observation)
+        check_step(action, spec.actions, f"step {len(rewards)}: action")
         for path, values in observations.items():
             values.append(observation[path])
         for path, values in actions.items():
@@ -114,6 +119,7 @@ def demonstration(task: Task, environment: Environment, index: int, seed: int, m
 
     Raises:
       ExpertError: the expert failed `ATTEMPTS` times in a row.
+      SpecError: the environment or the expert does not keep to the spec; names the task, the step and the leaf.
     """
     reason = "it did not succeed"
     noise = task.noise[index % len(task.noise)]
@@ -136,6 +142,8 @@ def demonstration(task: Task, environment: Environment, index: int, seed: int, m
         except ExpertError as error:
             reason = str(error)
             continue
+        except SpecError as error:
+            raise SpecError(f"{task.name}: episode {index}: {error}") from error
         if task.metric == "success" and not episode.metadata.get("success"):
             continue
         about = {"episode_id": f"{index:06d}", "reset_seed": start, "noise": noise, "attempt": attempt}
@@ -151,13 +159,5 @@ def _stack(values: list, leaf: LeafSpec) -> Any:
 def _uniform(path: str, leaf: LeafSpec, rng: np.random.Generator) -> np.ndarray:
     if leaf.modality == "discrete":
         return np.asarray(rng.integers(leaf.values or 1, size=leaf.shape), np.int32)
-    low, high = _bounds(path, leaf)
+    low, high = leaf.bounds(path)
     return rng.uniform(low, high, leaf.shape).astype(np.float32)
-
-
-def _bounds(path: str, leaf: LeafSpec) -> tuple[np.ndarray, np.ndarray]:
-    if leaf.modality != "continuous" or leaf.low is None or leaf.high is None:
-        raise SpecError(f"action {path!r}: declare low and high, its range is needed to draw random actions")
-    ends = [np.asarray(end, np.float32).ravel() for end in (leaf.low, leaf.high)]
-    low, high = (np.broadcast_to(end, leaf.size).reshape(leaf.shape) for end in ends)
-    return low, high

@@ -143,7 +143,7 @@ class TokenCache:
                 f"{source.name}: episode {index} has {len(sequence)} tokens, but {expected} were counted when the "
                 f"source was opened; delete {source.store.path / 'cache'}"
             )
-        return token_table(sequence, stop - start, weight)
+        return token_table(sequence, stop - start, np.where(source.learned, weight, 0.0))
 
     def _of_recipe(self, number: int, index: int, episode: Episode | None) -> tuple[Mapping[str, np.ndarray], float]:
         """Derived values and the weight of a whole episode, which is read if it is not given."""
@@ -167,11 +167,11 @@ class TokenCache:
         return derived, weight
 
 
-def token_table(sequence: TokenSequence, timesteps: int, weight: float) -> Tokens:
-    """The table and the distinct patches of a token sequence, its loss weights multiplied by `weight`."""
+def token_table(sequence: TokenSequence, timesteps: int, factors: np.ndarray) -> Tokens:
+    """The table and the distinct patches of a token sequence, its loss weights multiplied by `factors` [kinds]."""
     table = np.zeros((len(sequence), COLUMNS), np.int32)
     id_column(table)[:] = sequence.ids
-    weight_column(table)[:] = sequence.loss_weight * np.float32(weight)
+    weight_column(table)[:] = sequence.loss_weight * factors[sequence.kinds].astype(np.float32)
     local_position_column(table)[:] = sequence.local_position
     kind_column(table)[:] = sequence.kinds
     patch_column(table)[:] = -1

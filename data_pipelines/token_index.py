@@ -18,6 +18,7 @@ import numpy as np
 from gato.data_pipelines.errors import MixtureError
 from gato.data_pipelines.progress import progress
 from gato.data_pipelines.store import Store
+from gato.tokenizers.layout import KINDS
 from gato.tokenizers.sequence import SequenceTokenizer
 
 SHOWN_BYTES = 16 << 20  # of a store: counting the tokens of a smaller one takes seconds, and no progress is shown
@@ -26,6 +27,9 @@ SHOWN_BYTES = 16 << 20  # of a store: counting the tokens of a smaller one takes
 class TokenIndex:
     """Token counts of the episodes of one store.
 
+    Args:
+      learned: bool [kinds], which kinds of token may be targets.
+
     Attributes:
       units: int64 [N] units of each episode.
       widest: int64 [N] tokens of the largest unit of each episode.
@@ -33,7 +37,7 @@ class TokenIndex:
       patches_per_unit, idle_per_unit: image patches, and tokens that are never a target, in one unit.
     """
 
-    def __init__(self, store: Store, tokenizer: SequenceTokenizer) -> None:
+    def __init__(self, store: Store, tokenizer: SequenceTokenizer, learned: np.ndarray) -> None:
         spec = store.spec
         leaves = [path for path, leaf in spec.observations.items() if leaf.modality == "text"]
         leaves_of_actions = [path for path, leaf in spec.actions.items() if leaf.modality == "text"]
@@ -61,7 +65,7 @@ class TokenIndex:
             self.totals = np.add.reduceat(steps, self._first[:-1])
             if (self.widest * self.units != self.totals).any():
                 self._cumulative = np.concatenate([[0], np.cumsum(steps)])
-        self.patches_per_unit, self.idle_per_unit = _constant_tokens(store, tokenizer)
+        self.patches_per_unit, self.idle_per_unit = _constant_tokens(store, tokenizer, learned)
 
     def tokens_before(self, episodes: np.ndarray, units: np.ndarray) -> np.ndarray:
         """int64 [n]: tokens of the episode that come before a unit (0..units of the episode, inclusive)."""
@@ -93,8 +97,11 @@ class TokenIndex:
         return start, int(np.searchsorted(before, end, side="left")), int(before[start])
 
 
-def _constant_tokens(store: Store, tokenizer: SequenceTokenizer) -> tuple[int, int]:
-    """Patches, and tokens without loss, of one unit: read off the first timestep of the first episode."""
+def _constant_tokens(store: Store, tokenizer: SequenceTokenizer, learned: np.ndarray) -> tuple[int, int]:
+    """Patches, and tokens without loss, of one unit: read off the first timestep of the first episode.
+
+    Text, whose length differs, does not count among them.
+    """
     first = store.episode(0, 0, 1)
     derived = {
         name: np.zeros((1, *leaf.shape), np.int32 if leaf.modality == "discrete" else np.float32)
@@ -102,9 +109,8 @@ def _constant_tokens(store: Store, tokenizer: SequenceTokenizer) -> tuple[int, i
     }
     derived = derived if store.spec.kind == "control" else {}
     sequence = tokenizer.tokenize(first.observations, first.actions, store.spec, derived)
-    texts = [leaf.modality == "text" for leaf in (*store.spec.observations.values(), *store.spec.actions.values())]
-    idle = 0 if any(texts) and tokenizer.layout.weights.get("text", 0) == 0 else int((sequence.loss_weight == 0).sum())
-    return len(sequence.patches), idle
+    idle = ((sequence.loss_weight == 0) | ~learned[sequence.kinds]) & (sequence.kinds != KINDS.index("text"))
+    return len(sequence.patches), int(idle.sum())
 
 
 def _text_tokens(store: Store, tokenizer: SequenceTokenizer, observed: list[str], acted: list[str]) -> np.ndarray:

@@ -1,8 +1,8 @@
 """The command line: ``gato {quickstart,collect,data,train,evaluate,report}``.
 
 Exit status: 0 on success; 2 on a mistake of the user, with one line on stderr (``GATO_DEBUG=1`` shows the traceback);
-130 after Ctrl-C, when the same command goes on where it stopped. Anything else is a bug of ours and keeps its
-traceback.
+130 after Ctrl-C and 143 after SIGTERM, when the same command goes on where it stopped. Anything else is a bug of ours
+and keeps its traceback.
 
 Each command's module is imported when it runs, so that ``gato --help`` does not wait for JAX.
 """
@@ -14,14 +14,16 @@ import errno
 import importlib
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from gato.data_pipelines.worker_process import cores
 from gato.tokenizers.errors import GatoError, suggest
 
-SUCCESS, USER_MISTAKE, INTERRUPTED = 0, 2, 130
+SUCCESS, USER_MISTAKE, INTERRUPTED, TERMINATED = 0, 2, 130, 143
 # What the machine refuses and the user can mend; other operating system errors are bugs.
 _REFUSALS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
@@ -31,6 +33,10 @@ _REFUSALS = (
 
 class UsageError(GatoError):
     """The command line itself is wrong."""
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: ends a command as Ctrl-C does, so that what it holds open is closed."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -66,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
         "  gato quickstart\n  gato quickstart --budget=2h --out runs/2h\n  gato quickstart --seed 1 --out runs/seed1",
     )
     quickstart.add_argument(
-        "--budget", type=_seconds, default="20m", metavar="TIME", help="in all: 20m (default), 2h, 900s"
+        "--budget", type=_seconds, default="19m", metavar="TIME", help="in all: 19m (default), 2h, 900s"
     )
     quickstart.add_argument("--seed", type=_natural, default=0, help="of data, parameters and evaluation (default 0)")
     quickstart.add_argument(
@@ -82,9 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     collect.add_argument("--episodes", type=_positive, default=100, metavar="N", help="of each TASK (default 100)")
     collect.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the stores go")
     collect.add_argument("--seed", type=_natural, default=0, help="(default 0)")
-    collect.add_argument(
-        "--processes", type=_positive, default=os.cpu_count() or 1, metavar="N", help="(default: the cores)"
-    )
+    collect.add_argument("--processes", type=_positive, default=cores(), metavar="N", help="(default: the cores)")
 
     _add_data(commands)
 
@@ -101,12 +105,14 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate = command(
         "evaluate",
         "let the trained network act in the simulators of its tasks and score it",
-        "  gato evaluate runs/quickstart\n  gato evaluate runs/79m --tasks metaworld/reach-v3 --episodes 50",
+        "  gato evaluate runs/quickstart\n"
+        "  gato evaluate runs/79m --tasks metaworld/reach-v3 --episodes 50 --out runs/79m/reach",
     )
     evaluate.add_argument("run", type=Path, metavar="RUN", help="run directory, or one of its checkpoints")
     evaluate.add_argument("--tasks", nargs="+", metavar="TASK", help="(default: all that it was trained on)")
     evaluate.add_argument("--episodes", type=_positive, default=20, metavar="N", help="of each task (default 20)")
     evaluate.add_argument("--seed", type=_natural, default=0, help="of the evaluation's episodes (default 0)")
+    evaluate.add_argument("--out", type=Path, metavar="DIR", help="where the results go (default: RUN/evaluation)")
     evaluate.add_argument("--processes", type=_positive, metavar="N", help="that play (default: the cores)")
 
     report = command(
@@ -155,9 +161,7 @@ def _add_data(commands: Any) -> None:
     load.add_argument(
         "--bad", choices=("fail", "skip"), default="fail", help="bad episodes: stop (default), or leave out"
     )
-    load.add_argument(
-        "--processes", type=_positive, default=os.cpu_count() or 1, metavar="N", help="(default: the cores)"
-    )
+    load.add_argument("--processes", type=_positive, default=cores(), metavar="N", help="(default: the cores)")
 
     check = action(
         "check",
@@ -231,13 +235,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         status = importlib.import_module(f"gato.launch.{arguments.command}").run(arguments)
         return SUCCESS if status is None else status
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         print("interrupted; run the same command again to go on", file=sys.stderr)
-        return INTERRUPTED
+        return TERMINATED if isinstance(interruption, _Terminated) else INTERRUPTED
     except (GatoError, OSError) as error:
         if os.environ.get("GATO_DEBUG") == "1":
             raise
@@ -245,6 +250,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"gato: {' '.join(str(error).split())}", file=sys.stderr)
         return USER_MISTAKE
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise _Terminated
 
 
 if __name__ == "__main__":

@@ -8,9 +8,11 @@ of that name in `gato/launch/configs/`. ``--config.optimizer.learning_rate=3e-4`
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import importlib.util
 import inspect
+import traceback
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
+from gato.fields import check_fields
 from gato.tokenizers.errors import GatoError, suggest
 
 if TYPE_CHECKING:
@@ -60,21 +63,39 @@ def _get_config(path: Path, argument: str) -> ConfigDict:
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path}: an experiment is a Python file (.py)")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with _mistakes_in(path, spec.origin):
+        spec.loader.exec_module(module)
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):
         raise ConfigError(f"{path}: defines no get_config() that returns an ml_collections.ConfigDict")
     takes_argument = bool(inspect.signature(get_config).parameters)
     if argument and not takes_argument:
         raise ConfigError(f"{path}: its get_config() takes no argument, got {argument!r}")
-    config = get_config(argument) if argument else get_config()
+    with _mistakes_in(path, spec.origin):
+        config = get_config(argument) if argument else get_config()
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"{path}: get_config() returned {type(config).__name__}, not an ml_collections.ConfigDict")
     return config
 
 
+@contextlib.contextmanager
+def _mistakes_in(path: Path, file: str | None) -> Iterator[None]:
+    """What the code of an experiment file raises, as one line that names the place. `file`: its name in tracebacks."""
+    try:
+        yield
+    except GatoError:
+        raise
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        line = error.lineno if isinstance(error, SyntaxError) and error.filename == file else (lines or [1])[-1]
+        raise ConfigError(f"{path}, line {line}: {type(error).__name__}: {error}; GATO_DEBUG=1 shows more") from error
+
+
 def apply_override(config: ConfigDict, override: str) -> None:
-    """Applies ``a.b=value`` in place. The value is read as the type that stands there; None takes any literal."""
+    """Applies ``a.b=value`` in place. The value is read as the type that stands there.
+
+    None takes any literal, and anything takes None: `train_config` compares them with the types of the fields.
+    """
     path, equals, text = override.partition("=")
     if not equals:
         raise ConfigError(f"--config.{override}: give a value, e.g. --config.{override}=...")
@@ -106,8 +127,7 @@ def _parse(text: str, old: Any, where: str) -> Any:
         value = float(value)
     if isinstance(old, tuple) and isinstance(value, list):
         value = tuple(value)
-    # A value that is None shows no type to check.
-    if old is not None and type(value) is not type(old):
+    if old is not None and value is not None and type(value) is not type(old):
         raise ConfigError(f"{where}: {text!r} is no {type(old).__name__} (now {old!r})")
     return value
 
@@ -168,7 +188,7 @@ def train_config(config: ConfigDict) -> TrainConfig:
     ``{"preset": "gato_79m", "position": "rope"}``. The embedding table is fitted to the experiment's vocabulary.
 
     Raises:
-      ConfigError: an unknown key (with a suggestion), or values that contradict each other.
+      GatoError: an unknown key (with a suggestion), a value of another type, or values that contradict each other.
     """
     from gato.model.presets import preset  # here: jax takes a second to import, which `gato --help` need not wait for
     from gato.tokenizers.text import TextTokenizer
@@ -177,8 +197,10 @@ def train_config(config: ConfigDict) -> TrainConfig:
 
     fields = config.to_dict()
     model = {key: value for key, value in fields.pop("model").items() if value is not None}
-    if "preset" not in model:
+    if not isinstance(model.get("preset"), str):
         raise ConfigError("config.model: name a preset, e.g. config.model.preset = 'gato_79m'")
+    needed = ("text_model", "extra_tokens")  # before the rest, for the vocabulary
+    check_fields(TrainConfig, {name: fields[name] for name in needed if name in fields}, "", ConfigError)
     path = fields.get("text_model")
     text = TextTokenizer.from_file(path) if path else TextTokenizer.default()
     vocabulary = Vocabulary(text.size, tuple(fields.get("extra_tokens", ())))

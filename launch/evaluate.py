@@ -9,8 +9,13 @@ from gato.launch.scores import print_scores
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Plays, writes ``RUN/evaluation`` and prints the scores."""
+    """Plays, writes ``RUN/evaluation`` or ``--out`` and prints the scores."""
     summary = evaluate(
-        arguments.run, arguments.tasks, arguments.episodes, seed=arguments.seed, processes=arguments.processes
+        arguments.run,
+        arguments.tasks,
+        arguments.episodes,
+        seed=arguments.seed,
+        out=arguments.out,
+        processes=arguments.processes,
     )
     print_scores(summary)

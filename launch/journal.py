@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import platform
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gato.data_pipelines.worker_process import cores
 from gato.tokenizers.errors import GatoError
 
 FILE = "timings.json"
@@ -83,11 +83,6 @@ class Journal:
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text(json.dumps(content, indent=2) + "\n")
         temporary.replace(self._path)
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine() -> dict[str, Any]:

@@ -63,6 +63,17 @@ class LeafSpec:
         """Number of scalars in one timestep (0 for text, whose length varies)."""
         return 0 if self.modality == "text" else int(np.prod(self.shape, dtype=np.int64))
 
+    def bounds(self, path: str) -> tuple[np.ndarray, np.ndarray]:
+        """(low, high) of a continuous action, float32 of the leaf's shape.
+
+        Raises `SpecError`, which calls the action `path`, where no range was declared.
+        """
+        if self.modality != "continuous" or self.low is None or self.high is None:
+            raise SpecError(f"action {path!r}: declare low and high, a continuous action needs its range")
+        ends = [np.asarray(end, np.float32).ravel() for end in (self.low, self.high)]
+        low, high = (np.broadcast_to(end, self.size).reshape(self.shape) for end in ends)
+        return low, high
+
     def to_json(self) -> dict[str, Any]:
         return {k: v for k, v in dataclasses.asdict(self).items() if v is not None and v != ()}
 
@@ -85,14 +96,6 @@ def flatten(tree: Tree, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, Any
             yield from flatten(value, (*prefix, key))
         else:
             yield ".".join((*prefix, key)), value
-
-
-def get_leaf(tree: Tree, path: str) -> Any:
-    """The value at ``path`` ("a.b") of a nested dictionary. Raises KeyError."""
-    value: Any = tree
-    for key in path.split("."):
-        value = value[key]
-    return value
 
 
 def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from gato.data_pipelines.environments.registry import get_task
 from gato.data_pipelines.progress import progress as show_progress
-from gato.data_pipelines.worker_process import start_worker
+from gato.data_pipelines.worker_process import cores, start_worker, worker_pool
 from gato.evaluation.demonstrations import EvaluationError, run_directory
 from gato.evaluation.jobs import Job, Line, PlayJob, Written, plan_jobs, run_job, worker_agent
 from gato.evaluation.report_pictures import png_uri, write_gif
@@ -65,7 +65,8 @@ def evaluate(
       What ``summary.json`` holds.
 
     Raises:
-      CheckpointError, AgentError, EvaluationError, StoreError, MissingSuiteError: see there.
+      EvaluationError: nothing to play, or `out` holds results of tasks that are left out now and would be lost.
+      CheckpointError, AgentError, StoreError, MissingSuiteError: see there.
     """
     if episodes < 1:
         raise EvaluationError(f"episodes must be at least 1, got {episodes}")
@@ -75,7 +76,9 @@ def evaluate(
     agent = worker_agent(checkpoint, seed)
     known = agent.meta.sources
     chosen = list(known) if tasks is None else list(dict.fromkeys(agent.source(name)[0] for name in tasks))
-    processes = processes or os.cpu_count() or 1
+    folder = Path(out) if out is not None else run / "evaluation"
+    _refuse_loss(folder, {name for source in chosen for name in (source, known[source].task)})
+    processes = processes or cores()
     jobs = plan_jobs(
         dict(known), chosen, agent, episodes=episodes, documents=documents, specialists=specialists, processes=processes
     )
@@ -90,11 +93,27 @@ def evaluate(
 
         for job, result in _run(jobs, min(processes, len(jobs)), checkpoint, run, seed, advance):
             results.append((job, result))
-    folder = Path(out) if out is not None else run / "evaluation"
     summary = _summary(results, chosen, seed)
     summary |= {"checkpoint_step": agent.meta.step, "seed": seed, "seconds": time.monotonic() - started}
     _write_results(folder, summary, results)
     return summary
+
+
+def _refuse_loss(folder: Path, names: set[str]) -> None:
+    """Raises EvaluationError if `folder` holds results of tasks or sources that are not among `names`."""
+    path = folder / "summary.json"
+    if not path.exists():
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        lost = [name for name in (*before["tasks"], *before["captions"]) if name not in names]
+    except (ValueError, KeyError, TypeError) as error:
+        raise EvaluationError(f"{path}: is no evaluation's summary ({error!r}); delete it or give --out DIR") from error
+    if lost:
+        raise EvaluationError(
+            f"{folder}: holds results of {', '.join(lost[:3])}{' and more' if len(lost) > 3 else ''}, which this "
+            "evaluation leaves out and would delete; give --out DIR for this one's"
+        )
 
 
 def _run(
@@ -105,24 +124,21 @@ def _run(
         for job in jobs:
             yield job, run_job(job, checkpoint, run, seed, advance)
         return
-    context = multiprocessing.get_context("spawn")
-    channel = context.Queue()
-    executor = concurrent.futures.ProcessPoolExecutor(processes, context, initializer=_start, initargs=(channel,))
+    channel = multiprocessing.get_context("spawn").Queue()
     try:
-        waiting = {executor.submit(_work, job, checkpoint, run, seed): job for job in jobs}
-        while waiting:
-            done, _ = concurrent.futures.wait(waiting, 0.5, concurrent.futures.FIRST_COMPLETED)
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    advance(channel.get_nowait())
-            for future in done:
-                yield waiting.pop(future), future.result()
+        with worker_pool(processes, _start, (channel,)) as executor:
+            waiting = {executor.submit(_work, job, checkpoint, run, seed): job for job in jobs}
+            while waiting:
+                done, _ = concurrent.futures.wait(waiting, 0.5, concurrent.futures.FIRST_COMPLETED)
+                with contextlib.suppress(queue.Empty):
+                    while True:
+                        advance(channel.get_nowait())
+                for future in done:
+                    yield waiting.pop(future), future.result()
     except concurrent.futures.process.BrokenProcessPool as error:
         raise EvaluationError(
             "a process of the evaluation died, most often for want of memory; run it again with a smaller --processes"
         ) from error
-    finally:
-        executor.shutdown(cancel_futures=True)
 
 
 def _start(channel: Any) -> None:

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from gato.data_pipelines.environments.base import EVALUATION_SEED, Action, Environment, Observation
+from gato.data_pipelines.episode import check_step
 
 # Seeds of two evaluation runs lie so far apart; more episodes of one task than this would overlap.
 SEEDS_PER_RUN = 10_000
@@ -95,6 +96,9 @@ def rollout(
 
     Returns:
       One outcome an episode, ordered by entry and seed.
+
+    Raises:
+      SpecError: an observation does not match its environment's spec; names the task, the step and the leaf.
     """
     first = EVALUATION_SEED + seed * SEEDS_PER_RUN
     waiting = [list(range(first + entry.episodes - 1, first - 1, -1)) for entry in entries]
@@ -150,19 +154,25 @@ class _Runner:
         self.active = bool(self.waiting)
         if self.active:
             self.seed = self.waiting.pop()
-            self.observation = self.environment.reset(self.seed)
             self.total, self.steps = 0.0, 0
+            self._observe(self.environment.reset(self.seed))
             self.success: bool | None = None
             self.film = _Film() if (self.seed - EVALUATION_SEED) % SEEDS_PER_RUN < self.entry.film else None
             if self.film is not None:
                 self.film.add(self.environment)
         return self.active
 
+    def _observe(self, observation: Observation) -> None:
+        where = f"{self.entry.name}: seed {self.seed}: step {self.steps}: observation"
+        check_step(observation, self.environment.spec.observations, where)
+        self.observation = observation
+
     def step(self, action: Action) -> tuple[float, Outcome | None]:
         """Executes one action; returns the reward and, at the end of the episode, its outcome."""
-        self.observation, reward, terminated, truncated, info = self.environment.step(action)
+        observation, reward, terminated, truncated, info = self.environment.step(action)
         self.total += float(reward)
         self.steps += 1
+        self._observe(observation)
         if "success" in info:
             self.success = bool(self.success) or bool(info["success"])
         if self.film is not None:

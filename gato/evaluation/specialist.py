@@ -24,7 +24,6 @@ from gato.data_pipelines.environments.base import Action, Observation
 from gato.data_pipelines.store import Store
 from gato.evaluation.features import TILES, Features, PatchTable
 from gato.inference.observations import split_actions, stack_observations
-from gato.tokenizers.errors import SpecError
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
 
 Encoded = dict[str, Any]
@@ -119,7 +118,7 @@ class Specialist:
         actions: dict[str, np.ndarray] = {}
         for path, leaf in spec.actions.items():
             if leaf.modality == "continuous":
-                low, high = _bounds(path, leaf)
+                low, high = leaf.bounds(path)
                 actions[path] = np.clip((outputs[path] + 1) / 2 * (high - low) + low, low, high)
             else:
                 noise = self._rng.gumbel(size=outputs[path].shape)
@@ -216,15 +215,5 @@ def _read(
 def _target(path: str, leaf: LeafSpec, values: np.ndarray) -> np.ndarray:
     if leaf.modality == "discrete":
         return values.astype(np.int32)
-    low, high = _bounds(path, leaf)
+    low, high = leaf.bounds(path)
     return np.clip((values - low) / (high - low) * 2 - 1, -1, 1).astype(np.float32)
-
-
-def _bounds(path: str, leaf: LeafSpec) -> tuple[np.ndarray, np.ndarray]:
-    if leaf.low is None or leaf.high is None:
-        raise SpecError(f"action {path!r}: declare low and high, a continuous action needs its range")
-    low, high = (
-        np.broadcast_to(np.asarray(end, np.float64).ravel(), leaf.size).reshape(leaf.shape)
-        for end in (leaf.low, leaf.high)
-    )
-    return low, high

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from gato.tokenizers.errors import GatoError, suggest
+from gato.fields import check_fields
+from gato.tokenizers.errors import GatoError
 
 
 class ModelError(GatoError):
@@ -118,8 +119,14 @@ class ModelConfig:
             )
 
     def replace(self, **changes: Any) -> ModelConfig:
-        """A copy with some fields changed. Raises `ModelError` with a suggestion for an unknown field."""
-        _check_names(type(self), changes, "model")
+        """A copy with some fields changed; of `patch`, a dictionary changes single fields.
+
+        Raises `ModelError` with a suggestion for an unknown field, and for a value of another type.
+        """
+        check_fields(ModelConfig, changes, "model", ModelError)
+        if isinstance(changes.get("patch"), Mapping):
+            check_fields(PatchConfig, changes["patch"], "model.patch", ModelError)
+            changes["patch"] = dataclasses.replace(self.patch, **changes["patch"])
         return dataclasses.replace(self, **changes)
 
     def to_json(self) -> dict[str, Any]:
@@ -128,11 +135,11 @@ class ModelConfig:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> ModelConfig:
-        """Raises `ModelError` with a suggestion for an unknown field."""
-        _check_names(ModelConfig, data, "model")
+        """Raises `ModelError` with a suggestion for an unknown field, and for a value of another type."""
+        check_fields(ModelConfig, data, "model", ModelError)
         fields = dict(data)
         if isinstance(fields.get("patch"), Mapping):
-            _check_names(PatchConfig, fields["patch"], "model.patch")
+            check_fields(PatchConfig, fields["patch"], "model.patch", ModelError)
             fields["patch"] = PatchConfig(**fields["patch"])
         missing = [
             f.name for f in dataclasses.fields(ModelConfig) if f.default is dataclasses.MISSING and f.name not in fields
@@ -142,10 +149,3 @@ class ModelConfig:
                 f"model: missing {', '.join(missing)}; a preset has all of them: gato.model.presets.preset(name)"
             )
         return ModelConfig(**fields)
-
-
-def _check_names(cls: type, names: Mapping[str, Any], where: str) -> None:
-    known = [field.name for field in dataclasses.fields(cls)]
-    for name in names:
-        if name not in known:
-            raise ModelError(f"{where}: unknown field {name!r}; {suggest(name, known)}")

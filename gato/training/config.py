@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from gato.data_pipelines.mixture import SourceConfig
+from gato.fields import check_fields
 from gato.model.config import ModelConfig
-from gato.tokenizers.errors import GatoError, suggest
+from gato.tokenizers.errors import GatoError
 from gato.tokenizers.vocabulary import Vocabulary
 from gato.training.optimizer import OptimizerConfig
 
@@ -35,7 +36,6 @@ class TrainConfig:
       model: the network; its `vocabulary_size` is the vocabulary's `table_size`.
       sources: the mixture.
       recipe: name for `gato.recipes.recipe.get_recipe`.
-      loss_weights: kind of token -> loss weight, instead of the recipe's for these kinds.
       batch_size, length: rows of a global batch, tokens of a row.
       steps: optimizer updates of the whole run.
       optimizer: AdamW, schedule and clipping.
@@ -55,7 +55,6 @@ class TrainConfig:
     model: ModelConfig
     sources: tuple[SourceConfig, ...]
     recipe: str = "gato"
-    loss_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
     batch_size: int = 512
     length: int = 1024
     steps: int = 1_000_000
@@ -117,11 +116,13 @@ class TrainConfig:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> TrainConfig:
-        """Raises `ConfigError` with a suggestion for an unknown field."""
+        """Raises `ConfigError` with a suggestion for an unknown field, and for a value of another type."""
         fields = dict(data)
         for name in ("model", "sources"):
             if name not in fields:
                 raise ConfigError(f"a training configuration needs {name!r}")
+        if not isinstance(fields["sources"], (list, tuple)):
+            raise ConfigError(f"sources must be a list of dictionaries, got {fields['sources']!r}")
         if not isinstance(fields["model"], ModelConfig):
             fields["model"] = ModelConfig.from_json(fields["model"])
         fields["sources"] = tuple(
@@ -136,10 +137,9 @@ class TrainConfig:
 def _build(cls: type, data: Any, where: str) -> Any:
     if isinstance(data, cls):
         return data
-    known = [field.name for field in dataclasses.fields(cls)]
-    for name in data:
-        if name not in known:
-            raise ConfigError(f"unknown field {f'{where}.{name}'.lstrip('.')!r}; {suggest(name, known)}")
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where} must be a dictionary of its fields, got {data!r}")
+    check_fields(cls, data, where, ConfigError)
     return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
 
 

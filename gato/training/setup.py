@@ -50,8 +50,7 @@ def make_tokenizer(config: TrainConfig, recipe: Recipe) -> SequenceTokenizer:
     text = TextTokenizer.from_file(config.text_model) if config.text_model else TextTokenizer.default()
     vocabulary = Vocabulary(text.size, config.extra_tokens)
     config.check_vocabulary(vocabulary)
-    layout = dataclasses.replace(recipe.layout, weights={**recipe.layout.weights, **config.loss_weights})
-    return SequenceTokenizer(vocabulary, text, layout, config.model.local_positions)
+    return SequenceTokenizer(vocabulary, text, recipe.layout, config.model.local_positions)
 
 
 @dataclasses.dataclass

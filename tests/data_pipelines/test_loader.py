@@ -338,3 +338,28 @@ def test_a_source_s_loss_weight_multiplies_its_targets_and_nothing_else(stores, 
     same(*({k: v for k, v in batch.items() if "weight" not in k} for batch in (one, other)))
     with pytest.raises(MixtureError, match="loss_weight=0"):
         Loader(configs(stores, loss_weight=0), make_tokenizer(), ROWS, LENGTH, 0, threads=0)
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
+def test_kinds_that_a_source_does_not_learn_are_read_but_no_targets(stores, cache_bytes):
+    text, action = KINDS.index("text"), KINDS.index("action")
+    only = {"missions": ("action",)}
+    chosen = [dataclasses.replace(c, loss_kinds=only.get(n)) for c, n in zip(configs(stores), stores, strict=True)]
+    plain = Loader(configs(stores), make_tokenizer(), ROWS, LENGTH, 0, threads=0, cache_bytes=cache_bytes)
+    loader = Loader(chosen, make_tokenizer(), ROWS, LENGTH, 0, threads=0, cache_bytes=cache_bytes)
+    number = [source.name for source in loader.sources].index("missions")
+    one, other = plain.batch(0), loader.batch(0)
+    np.testing.assert_array_equal(one["ids"], other["ids"])
+    missions = (other["source"] == number) & (other["kinds"] == text)
+    assert missions.any()
+    assert (one["loss_weight"][missions] > 0).all()
+    np.testing.assert_array_equal(other["loss_weight"], np.where(missions, 0, one["loss_weight"]))
+    learned = other["target_weight"] > 0
+    assert set(other["target_kind"][learned & (other["target_source"] == number)].tolist()) == {action}
+    assert text in other["target_kind"][learned]  # of the documents
+    state = json.loads(json.dumps(loader.state()))
+    loader.restore(state)
+    with pytest.raises(ResumeError, match="loss_kinds"):
+        plain.restore(state)
+    with pytest.raises(MixtureError, match="loss_kinds has 'patch', but the recipe learns text, action"):
+        Loader(configs(stores, loss_kinds=("patch",)), make_tokenizer(), ROWS, LENGTH, 0, threads=0)

@@ -122,3 +122,38 @@ def test_a_failed_demonstration_is_tried_again_elsewhere():
         demonstration(
             Task("corridor/walk", lambda: None, lambda *_: lambda _: CLEAN, "success", 3), Corridor(length=3), 3, seed=0
         )
+
+
+class Changing(Corridor):
+    """What `Corridor` observes, until step 3 brings another observation."""
+
+    def __init__(self, later):
+        super().__init__()
+        self.later = later
+
+    def _observation(self):
+        return self.later if self.steps == 3 else super()._observation()
+
+
+PLACE = np.zeros(1, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("later", "message"),
+    [
+        ({"place": PLACE}, "observation: leaf 'sign' is missing; it has place"),
+        ({"place": np.zeros(2, np.float32), "sign": "x"}, r"leaf 'place' has shape \(2,\), the spec says \(1,\)"),
+        ({"place": PLACE, "sign": 7}, "leaf 'sign' is int, the spec says text"),
+    ],
+)
+def test_an_observation_that_does_not_match_is_named(later, message):
+    with pytest.raises(SpecError, match=f"corridor/walk: episode 2: step 3: .*{message}"):
+        demonstration(_task(), Changing(later), 2, seed=0)
+
+
+def test_an_action_that_does_not_match_is_named():
+    task = _task(lambda environment, rng: lambda observation: {"jump": np.int32(1)})
+    with pytest.raises(
+        SpecError, match="corridor/walk: episode 0: step 0: action: leaf 'push' is missing; it has jump"
+    ):
+        demonstration(task, Corridor(), 0, seed=0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -90,6 +92,26 @@ def test_errors_while_running(
     assert "Traceback" not in err
 
 
+def test_sigterm_ends_a_command_as_ctrl_c_does(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[bool] = []
+
+    def run(arguments: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        finally:
+            closed.append(True)
+
+    monkeypatch.setattr("gato.launch.report.run", run)
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli.main(["report", "x"]) == 143
+    assert closed == [True]
+    assert capsys.readouterr().err == "interrupted; run the same command again to go on\n"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 def test_our_own_bugs_and_the_debug_switch_keep_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def bug(arguments: object) -> None:
         raise FileNotFoundError(errno.ENOENT, "a bug of ours")
@@ -113,6 +135,18 @@ def test_budget(text: str, seconds: float) -> None:
 
 def test_default_budget_is_read_as_a_time() -> None:
     assert isinstance(cli.parse(["quickstart"]).budget, float)
+
+
+def test_an_evaluation_goes_where_it_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: dict[str, object] = {}
+
+    def evaluate(*arguments: object, **options: object) -> dict[str, object]:
+        seen.update(options)
+        return {"tasks": {}}
+
+    monkeypatch.setattr("gato.launch.evaluate.evaluate", evaluate)
+    assert cli.main(["evaluate", "run", "--tasks", "a/b", "--out", str(tmp_path / "here")]) == 0
+    assert seen["out"] == tmp_path / "here"
 
 
 def test_overrides_are_gathered() -> None:

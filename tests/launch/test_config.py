@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 from pathlib import Path
@@ -9,7 +10,10 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
+from gato.launch import cli
 from gato.launch.config import ConfigError, apply_override, load_config, shipped_configs, sources_in, train_config
+from gato.model.presets import preset
+from gato.tokenizers.errors import GatoError
 
 EXPERIMENT = """
 from ml_collections import ConfigDict
@@ -180,3 +184,101 @@ def test_the_papers_mixture_lists_what_is_missing(tmp_path: Path) -> None:
         load_config(f"mixtures/gato_paper:{tmp_path},redistribut")
     with pytest.raises(ConfigError, match="none of the paper's domains"):
         load_config(f"mixtures/gato_paper:{tmp_path / 'meta_world'}")
+
+
+DEFAULTS = """
+from gato.launch.config import default_config
+
+def get_config(folder):
+    config = default_config()
+    config.model.preset = "tiny"
+    config.optimizer.update({"decay_steps": None})
+    config.sources = [{"path": folder}]
+    return config
+"""
+
+
+@pytest.fixture
+def defaults(tmp_path: Path) -> str:
+    (tmp_path / "defaults.py").write_text(DEFAULTS)
+    return f"{tmp_path / 'defaults.py'}:{tmp_path}"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.width=abc", "model.width must be a whole number, got 'abc'"),
+        ("model.width=32.0", "model.width must be a whole number, got 32.0"),
+        ("model.scan_layers=off", "model.scan_layers must be True or False, got 'off'"),
+        ("model.dropout=true", "model.dropout must be a number, got True"),
+        ("model.position=3", "model.position must be 'transformer_xl' or 'rope', got 3"),
+        ("model.patch=64", "model.patch must be a dictionary of its fields, got 64"),
+        ("model.patch={'widht': 64}", "unknown field 'model.patch.widht'; did you mean 'width'"),
+        ("model.patch={'width': 'wide'}", "model.patch.width must be a whole number, got 'wide'"),
+        ("optimizer.decay_steps=abc", "optimizer.decay_steps must be a whole number or None, got 'abc'"),
+        ("seed=none", "seed must be a whole number, got None"),
+        ("text_model=5", "text_model must be text or None, got 5"),
+        ("sources=[{'path': 'a', 'loss_kinds': 'action'}]", "sources[0].loss_kinds must be a list or None"),
+        ("sources=[{'path': 'a', 'weight': 'much'}]", "sources[0].weight must be a number, got 'much'"),
+        ("sources=['a']", "sources[0] must be a dictionary of its fields, got 'a'"),
+        ("extra_tokens=(1,)", "extra_tokens must be a list, got (1,)"),
+    ],
+)
+def test_a_value_of_another_type_is_one_clear_line(defaults: str, override: str, message: str) -> None:
+    """Keys that are None, or inside a list, show no type in the file: the fields' own types decide."""
+    with pytest.raises(GatoError) as caught:
+        train_config(load_config(defaults, [override]))
+    assert message in str(caught.value)
+
+
+def test_single_fields_of_the_patch_can_be_changed(defaults: str) -> None:
+    model = train_config(load_config(defaults, ["model.patch={'width': 32}", "model.dropout=0"])).model
+    assert model.patch == dataclasses.replace(preset("tiny").patch, width=32)
+    assert train_config(load_config(defaults, ["optimizer.decay_steps=20000"])).optimizer.decay_steps == 20_000
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("x = 1\ndef get_config(:\n    pass\n", "line 2: SyntaxError: "),
+        ("import ml_collections\n\nml_collections.ConfigDikt()\n", "line 3: AttributeError: "),
+        ("def helper():\n    return {}['x']\ndef get_config():\n    return helper()\n", "line 2: KeyError: 'x'"),
+        ("import json\ndef get_config():\n    return json.loads('{')\n", "line 3: JSONDecodeError: "),
+        ("raise RuntimeError\n", "line 1: RuntimeError"),
+        ("import no_such_package\n", "line 1: ModuleNotFoundError: No module named 'no_such_package'"),
+    ],
+)
+def test_a_mistake_in_an_experiment_file_names_its_line(
+    tmp_path: Path, source: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(source)
+    command = ["train", "--config=mine.py", "--out", "run"]
+    assert cli.main(command) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"gato: mine.py, {message}")
+    assert error.count("\n") == 1
+    monkeypatch.setenv("GATO_DEBUG", "1")
+    with pytest.raises(ConfigError) as caught:
+        cli.main(command)
+    assert type(caught.value.__cause__).__name__ in message
+
+
+@pytest.mark.parametrize("name", ["gato_79m", "gato_364m", "gato_1_2b"])
+def test_the_papers_experiments_become_configurations(name: str, tmp_path: Path) -> None:
+    """With their networks, their optimizers and a source for every store of the folder, finished ones only."""
+    for store in ("suite/a", "suite/b", "suite/.c.partial"):
+        (tmp_path / store).mkdir(parents=True)
+        (tmp_path / store / "store.json").touch()
+    reference = f"{name}:{tmp_path}"
+    config = train_config(load_config(reference))
+    assert [source.path for source in config.sources] == [str(tmp_path / "suite/a"), str(tmp_path / "suite/b")]
+    assert config.model == preset(name, remat=True, dtype="bfloat16")
+    assert config.model.position == "transformer_xl"
+    assert (config.batch_size, config.length, config.steps) == (512, 1024, 1_000_000)
+    assert config.optimizer.learning_rate == (2e-4 if name == "gato_364m" else 1e-4)
+    assert (config.optimizer.warmup_steps, config.optimizer.decay_steps) == (15_000, 1_000_000)
+    with pytest.raises(ConfigError, match=r"holds no stores; .* gato collect"):
+        load_config(f"{name}:{tmp_path / 'empty'}")
+    shorter = load_config(reference, ["steps=20000", "optimizer.decay_steps=none"])
+    assert train_config(shorter).optimizer.decay_steps is None

@@ -16,13 +16,15 @@ from gato.data_pipelines.episode import Episode
 from gato.data_pipelines.starter import STARTER
 from gato.data_pipelines.store_writer import StoreWriter
 from gato.evaluation import evaluate as evaluation
-from gato.launch import quickstart
+from gato.launch import cli, quickstart
 from gato.launch.config import apply_override, train_config
 from gato.launch.configs import quickstart as experiment
-from gato.launch.quickstart import BudgetError, Quickstart, Stopped, collected_texts
+from gato.launch.quickstart import Quickstart, Stopped, collected_texts
 from gato.launch.scores import score_table
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
+from gato.tokenizers.text import TextTokenizer
 from gato.training.config import TrainConfig
+from gato.training.trainer import TrainResult
 
 
 def stub(
@@ -71,10 +73,68 @@ def test_the_training_gets_what_the_others_leave(tmp_path: Path) -> None:
     assert run.training_seconds() == pytest.approx(planned + expected - 500.0)
 
 
-def test_a_budget_without_training_is_refused_before_anything_is_collected(tmp_path: Path) -> None:
-    with pytest.raises(BudgetError, match="give at least --budget="):
-        Quickstart(tmp_path, 30, 0).collect()
-    assert not (tmp_path / "data").exists()
+def test_a_refused_budget_leaves_nothing_and_the_suggested_one_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    began: list[str] = []
+
+    def collect(*arguments: object, **options: object) -> None:
+        began.append("collect")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quickstart, "collect", collect)
+    out = tmp_path / "run"
+    command = ["quickstart", "--out", str(out)]
+    assert cli.main([*command, "--budget=30s"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert not out.exists()
+    assert began == []
+    enough = error.strip().partition("give at least ")[2]
+    assert enough.startswith("--budget=")
+    assert cli.main([*command, enough]) == 130
+    assert began == ["collect"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "seconds", "steps"),
+    [
+        (1200.0, 0.01, 3500),  # fast enough: the experiment's own number
+        (1200.0, 0.51, 1700),  # 985 s are left for training, of which a tenth are not steps
+        (1200.0, 60.0, 200),  # never fewer
+        (7200.0, 0.51, 12300),  # a larger budget is used
+    ],
+)
+def test_the_budget_becomes_steps_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: float, seconds: float, steps: int
+) -> None:
+    trained: list[TrainConfig] = []
+    measured: list[TrainConfig] = []
+
+    def train(config: TrainConfig, out: Path) -> TrainResult:
+        trained.append(config)
+        return TrainResult(out, config.steps, {})
+
+    def seconds_per_step(config: TrainConfig) -> float:
+        measured.append(config)
+        return seconds
+
+    monkeypatch.setattr("gato.training.trainer.train", train)
+    monkeypatch.setattr("gato.launch.calibrate.seconds_per_step", seconds_per_step)
+    monkeypatch.setattr(quickstart, "EXPECTED", {"tokenizer": 10.0, "evaluate": 100.0, "report": 5.0})
+    monkeypatch.setattr(quickstart, "DEFAULT_BUDGET", 1200.0)
+    monkeypatch.setattr(quickstart, "OVERHEAD", 0.1)
+    (tmp_path / "tokenizer.model").write_bytes(TextTokenizer.default().model_bytes)
+    for _ in range(2):
+        run = Quickstart(tmp_path, budget, seed=3)
+        run.journal.seconds["collect"] = 100.0
+        run.train()
+    assert [config.steps for config in trained] == [steps, steps]
+    assert len(measured) == 1  # an interrupted training goes on with the same schedule
+    config = trained[0]
+    assert (config.seed, config.model.layers, config.length) == (3, 3, 128)
+    assert config.text_model == str(tmp_path / "tokenizer.model")
+    assert [source.path for source in config.sources] == [str(tmp_path / "data" / plan.name) for plan in STARTER]
 
 
 def test_remaining_time_shrinks_to_nothing(tmp_path: Path) -> None:

@@ -114,6 +114,19 @@ def test_chosen_tasks_without_specialists(run, tmp_path):
         evaluate(run, ["toy/mach"], processes=1, progress=False)
 
 
+def test_a_full_evaluation_is_not_replaced_by_a_partial_one(run, tmp_path):
+    settings = {"episodes": 1, "specialists": False, "out": tmp_path, "processes": 1, "progress": False}
+    evaluate(run, list(TASKS), **settings)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(EvaluationError, match=r"holds results of toy/hopeless, which .* give --out DIR"):
+        evaluate(run, ["toy/match"], **settings)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert evaluate(run, list(TASKS), **settings | {"episodes": 2})["tasks"]["toy/match"]["episodes"] == 2
+    (tmp_path / "summary.json").write_text("{")
+    with pytest.raises(EvaluationError, match=r"summary\.json: is no evaluation's summary"):
+        evaluate(run, list(TASKS), **settings)
+
+
 def test_worker_processes_play_real_simulators_the_same_every_time(tmp_path):
     pytest.importorskip("minigrid")
     tasks = ("babyai/GoToRedBall", "babyai/OpenDoor")

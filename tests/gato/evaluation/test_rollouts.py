@@ -7,6 +7,7 @@ import pytest
 
 from gato.data_pipelines.environments.base import EVALUATION_SEED
 from gato.evaluation.rollouts import MAX_FRAMES, Entry, _Film, plan_rows, rollout
+from gato.tokenizers.errors import SpecError
 
 
 class Player:
@@ -91,6 +92,19 @@ def test_rewards_follow_their_rows_and_vanish_at_a_restart(toy_suite):
     assert player.rewards[0] is None
     assert [float(r[0]) for r in player.rewards[1:]] == [1.0, 0.0, 1.0]
     assert player.restarts == [[0]]
+
+
+def test_an_observation_that_does_not_match_is_named(toy_suite):
+    class Torn(toy_suite.Toy):
+        def _draw(self):
+            whole = super()._draw()
+            return {**whole, "cell": np.zeros(2, np.int64)} if self.steps == 2 else whole
+
+    entry = Entry("toy/torn", Torn, "return", 1, toy_suite.STEPS)
+    with pytest.raises(
+        SpecError, match=r"toy/torn: seed 1000000: step 2: .*'cell' has shape \(2,\), the spec says \(\)"
+    ):
+        rollout(Player([True]), [entry], [0])
 
 
 def test_the_first_episode_is_filmed(toy_suite):

@@ -4,12 +4,9 @@ import json
 
 import pytest
 
-from gato.recipes.recipe import get_recipe
-from gato.tokenizers.errors import SpecError
 from gato.tokenizers.vocabulary import Vocabulary
 from gato.training.config import ConfigError, TrainConfig
 from gato.training.run_directory import config_differences
-from gato.training.setup import make_tokenizer
 
 
 def test_json_round_trip(train_config):
@@ -32,16 +29,6 @@ def test_unknown_field_gets_a_suggestion(train_config, path, message):
     node[path[-1]] = 1
     with pytest.raises(ConfigError, match=message):
         TrainConfig.from_json(data)
-
-
-def test_loss_weights_replace_the_recipes_kind_by_kind(train_config):
-    recipe = get_recipe("gato")
-    assert dict(make_tokenizer(train_config, recipe).layout.weights) == {"text": 1.0, "action": 1.0}
-    changed = train_config.replace(loss_weights={"text": 0.25})
-    assert dict(make_tokenizer(changed, recipe).layout.weights) == {"text": 0.25, "action": 1.0}
-    assert TrainConfig.from_json(json.loads(json.dumps(changed.to_json()))) == changed
-    with pytest.raises(SpecError, match="unknown kind 'texts'"):
-        make_tokenizer(train_config.replace(loss_weights={"texts": 1.0}), recipe)
 
 
 def test_contradictions_are_refused(train_config):
