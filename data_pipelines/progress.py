@@ -35,18 +35,35 @@ def progress(total: float, title: str, shown: bool = True, done: float = 0.0) ->
         yield _Lines(total, title, done)
 
 
+class Pace:
+    """When a plain line is due, and the time that is left at the speed since this began.
+
+    Args:
+      total: in any unit. done: of it, before this began.
+    """
+
+    def __init__(self, total: float, done: float = 0.0) -> None:
+        self._total, self._before = total, done
+        self._began = self._printed = time.monotonic()
+
+    def due(self, done: float, last: bool = False) -> str | None:
+        """The time left, ``m:ss``, if a line is due now or is the last one; None if there is nothing to print."""
+        now = time.monotonic()
+        if not last and (now - self._printed < PLAIN_SECONDS or done == self._before):
+            return None
+        self._printed = now
+        speed = (done - self._before) / max(now - self._began, 1e-9)
+        left = int(max(self._total - done, 0.0) / speed) if speed else 0
+        return f"{left // 60}:{left % 60:02d}"
+
+
 class _Lines:
     def __init__(self, total: float, title: str, done: float) -> None:
-        self._total, self._title, self._before = total, title, done
-        self._began = self._printed = time.monotonic()
-        self._done = done
+        self._total, self._title, self._done = total, title, done
+        self._pace = Pace(total, done)
 
     def __call__(self, amount: float, name: str) -> None:
         self._done += amount
-        now = time.monotonic()
-        if now - self._printed < PLAIN_SECONDS or self._done == self._before:
-            return
-        self._printed = now
-        left = (now - self._began) * max((self._total - self._done) / (self._done - self._before), 0.0)
-        share = f"{self._done / self._total:4.0%}  {int(left) // 60}:{int(left) % 60:02d} left"
-        print(f"{self._title}  {share}  {name}", file=sys.stderr, flush=True)
+        left = self._pace.due(self._done)
+        if left is not None:
+            print(f"{self._title}  {self._done / self._total:4.0%}  {left} left  {name}", file=sys.stderr, flush=True)

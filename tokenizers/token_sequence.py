@@ -44,17 +44,6 @@ class TokenSequence:
     def slice(self, start_step: int, stop_step: int) -> TokenSequence:
         """Timesteps ``start_step:stop_step``, counted from 0 again. Arrays are views where nothing is renumbered."""
         start, stop = int(self.timestep_starts[start_step]), int(self.timestep_starts[stop_step])
-        return self._cut(start, stop, start_step, self.timestep_starts[start_step : stop_step + 1] - np.int32(start))
-
-    def slice_tokens(self, start: int, stop: int) -> TokenSequence:
-        """Tokens ``start:stop``; the first and the last timestep may be incomplete. For documents, which have one."""
-        if start == stop:
-            return self._cut(start, stop, 0, np.zeros(1, np.int32))
-        first, last = int(self.timestep[start]), int(self.timestep[stop - 1])
-        starts = np.clip(self.timestep_starts[first : last + 2], start, stop) - np.int32(start)
-        return self._cut(start, stop, first, starts)
-
-    def _cut(self, start: int, stop: int, first_step: int, timestep_starts: np.ndarray) -> TokenSequence:
         patch_index = self.patch_index[start:stop]
         patches, intervals = self.patches[:0], self.patch_intervals[:0]
         used = patch_index[patch_index >= 0] if len(self.patches) else patch_index[:0]
@@ -66,12 +55,12 @@ class TokenSequence:
             ids=self.ids[start:stop],
             loss_weight=self.loss_weight[start:stop],
             local_position=self.local_position[start:stop],
-            timestep=self.timestep[start:stop] - np.int32(first_step),
+            timestep=self.timestep[start:stop] - np.int32(start_step),
             kinds=self.kinds[start:stop],
             patch_index=patch_index,
             patches=patches,
             patch_intervals=intervals,
-            timestep_starts=timestep_starts.astype(np.int32, copy=False),
+            timestep_starts=self.timestep_starts[start_step : stop_step + 1] - np.int32(start),
         )
 
 

@@ -30,12 +30,21 @@ class Demonstrations:
         self.train, self.held_out = episodes["train"], episodes["held_out"]
 
     def prompts(self, count: int) -> Sequence[Episode | None]:
-        """``count`` held-out demonstrations, successful ones, repeated where there are fewer; None without any."""
+        """``count`` held-out demonstrations: successful ones where there are any, repeated where there are fewer.
+
+        None for each where nothing was held out.
+        """
         if not len(self.held_out):
             return [None] * count
-        episodes = [self.store.episode(int(index)) for index in self.held_out[:count]]
-        good = [episode for episode in episodes if episode.metadata.get("success", True)] or episodes
-        return [good[i % len(good)] for i in range(count)]
+        good: list[Episode] = []
+        failed: list[Episode] = []
+        for index in self.held_out:
+            episode = self.store.episode(int(index))
+            (good if episode.metadata.get("success", True) else failed).append(episode)
+            if len(good) == count:
+                break
+        chosen = good or failed
+        return [chosen[i % len(chosen)] for i in range(count)]
 
 
 def run_directory(path: Path | str) -> Path:

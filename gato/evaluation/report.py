@@ -105,6 +105,7 @@ def _scores(summary: Mapping[str, Any]) -> str:
             random=_number(entry.get("random")),
             expert=_number(entry.get("expert")),
             specialist=entry.get("specialist"),
+            undefined=entry.get("undefined", ""),
             controls={control: _number(value) for control, value in (entry.get("controls") or {}).items()},
         )
         suites.setdefault(suite, []).append(score)

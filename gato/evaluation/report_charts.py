@@ -16,7 +16,10 @@ Points = Sequence[tuple[float, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """One task's row in the score chart. All figures in the task's own units (success rate or return)."""
+    """One task's row in the score chart. All figures in the task's own units (success rate or return).
+
+    `undefined` says why there is no normalised score, where there is none.
+    """
 
     task: str
     agent: float
@@ -26,9 +29,10 @@ class Score:
     expert: float
     specialist: float | None = None
     controls: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    undefined: str = ""
 
     def normalised(self, value: float) -> float:
-        """100·(value - random)/(expert - random) (Gato section 4); NaN where the expert is no better than random."""
+        """100·(value - random)/(expert - random) (Gato section 4); NaN where that is undefined."""
         span = self.expert - self.random
         return 100 * (value - self.random) / span if span > 0 else math.nan
 
@@ -77,7 +81,7 @@ def _score_row(score: Score, x: Callable[[float], float], y: float, width: int) 
     out.append(f'<text class="label" x="0" y="{y + 4:.1f}">{html.escape(score.task)}</text>')
     agent, low, high = (score.normalised(v) for v in (score.agent, score.low, score.high))
     if not math.isfinite(agent):
-        note = "undefined: the expert is not better than random"
+        note = html.escape(f"undefined: {score.undefined}" if score.undefined else "undefined")
         out.append(f'<text class="tick" x="{x(2):.1f}" y="{y + 4:.1f}">{note}</text>')
     else:
         start, end = sorted((x(0), x(agent)))

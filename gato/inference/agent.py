@@ -12,6 +12,7 @@ its `Conditioning`; nothing here knows a recipe.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -204,11 +205,12 @@ class Agent:
         memory, batch = session.memory, session.memory.batch
         if len(observations) != batch:
             raise AgentError(f"act: {len(observations)} observations for {batch} environments")
-        if self.meta.layout.derived:
-            self._condition(session, rewards)
-        derived = {name: np.array([row[name] for row in session.derived]) for name in self.meta.layout.derived}
         stacked = stack_observations(observations, session.spec)
+        conditionings, rows = self._condition(session, rewards)
+        derived = {name: np.array([row[name] for row in rows]) for name in self.meta.layout.derived}
         prefix = Piece.of_timesteps(self.tokenizer.tokenize(stacked, None, session.spec, derived))
+        # Only now that nothing was refused: the same call with a mended observation counts the rewards once.
+        session.conditionings, session.derived = conditionings, rows
         prefix_tokens = rounded(int(lengths([prefix], batch).max()), session.ragged)
         self._make_room(session, memory.tokens(prefix_tokens))
         # The first timestep has no pending action token; it takes the shape of the later ones all the same.
@@ -284,11 +286,18 @@ class Agent:
             raise AgentError("act before reset: agent.reset(source, batch=...) says which embodiment")
         return self._session
 
-    def _condition(self, session: _Session, rewards: Sequence[float] | np.ndarray | None) -> None:
+    def _condition(
+        self, session: _Session, rewards: Sequence[float] | np.ndarray | None
+    ) -> tuple[list[Conditioning], list[dict[str, float]]]:
+        """The session's conditionings after `rewards` and their values for this timestep, as copies."""
+        if not self.meta.layout.derived:
+            return session.conditionings, session.derived
+        conditionings, derived = copy.deepcopy(session.conditionings), list(session.derived)
         for row in np.flatnonzero(session.memory.ages):
             if rewards is None:
                 raise AgentError(f"recipe {self.meta.recipe!r} conditions on rewards: act(observations, rewards=...)")
-            session.derived[row] = session.conditionings[row].update(float(rewards[row]))
+            derived[row] = conditionings[row].update(float(rewards[row]))
+        return conditionings, derived
 
     def _prompts(self, prompts: Sequence[Episode | None], spec: EpisodeSpec, timesteps: int | None) -> list[Piece]:
         """The prompts' tokens: the last ``timesteps`` of each episode, at most half a row of training."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,14 @@ from gato.training.step import TrainState
 
 FOLDER = "checkpoints"
 FORMAT = 1
+
+
+def _not_from_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in Path(record.pathname).parts
+
+
+# Every one of its threads logs the traceback of a failed write, a thousand lines in all, and then it is raised as well.
+logging.getLogger("absl").addFilter(_not_from_orbax)
 
 
 class CheckpointError(GatoError):
@@ -157,7 +166,7 @@ class Checkpoints:
 
         `data` is JSON: the loader's state *before* it hands out the batch of the next step.
         """
-        try:
+        with self._writable():
             self._manager.wait()
             self._manager.save_checkpointables_async(
                 step,
@@ -168,35 +177,37 @@ class Checkpoints:
                     "meta": dataclasses.replace(meta, step=step).to_json(),
                 },
             )
-        except OSError as error:
-            raise self._refused(error) from error
 
     def wait(self) -> None:
-        """Returns once the save in flight is on disk."""
-        try:
+        """Returns once the save in flight is on disk. Raises `CheckpointError` where the disk refuses."""
+        with self._writable():
             self._manager.wait()
-        except OSError as error:
-            raise self._refused(error) from error
 
-    def _refused(self, error: OSError) -> CheckpointError:
-        return CheckpointError(
-            f"{self._directory}: cannot write the checkpoint ({error}); free space or fix the permissions, then "
-            f"start the same command again: it resumes from step {self.latest or 0}"
-        )
+    @contextlib.contextmanager
+    def _writable(self) -> Iterator[None]:
+        """Turns what a refused write raises into `CheckpointError`: for a full disk, a ValueError of TensorStore's."""
+        try:
+            yield
+        except Exception as error:
+            good = saved_steps(self._directory.parent)
+            raise CheckpointError(
+                f"{self._directory}: cannot write the checkpoint ({_first_line(error)}); free space or fix the "
+                f"permissions, then start the same command again: it resumes from step {good[-1] if good else 0}"
+            ) from error
 
-    def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any], CheckpointMeta]:
-        """(state, data, meta) of a saved step, with the shapes, dtypes and shardings of `like` (arrays or
+    def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """(state, data) of a saved step, with the shapes, dtypes and shardings of `like` (arrays or
         `jax.ShapeDtypeStruct` with a sharding). Raises `CheckpointError`."""
         path = self._directory / str(step)
-        loaded = _load(
-            path, {"params": abstract(like.params), "optimizer": abstract(like.opt_state), "data": None, "meta": None}
-        )
+        loaded = _load(path, {"params": abstract(like.params), "optimizer": abstract(like.opt_state), "data": None})
         count = jax.device_put(jax.numpy.asarray(step, jax.numpy.int32), like.step.sharding)
         state = TrainState(step=count, params=loaded["params"], opt_state=loaded["optimizer"])
-        return state, loaded["data"], CheckpointMeta.from_json(loaded["meta"])
+        return state, loaded["data"]
 
     def close(self) -> None:
-        self._manager.close()
+        """Waits for the save in flight. Raises `CheckpointError` where the disk refuses."""
+        with self._writable():
+            self._manager.close()
 
 
 def abstract(tree: Any) -> Any:
@@ -235,35 +246,29 @@ def load_meta(path: Path | str) -> CheckpointMeta:
     return CheckpointMeta.from_json(_load(find_checkpoint(path), {"meta": None})["meta"])
 
 
-def load_for_inference(
-    path: Path | str, *, vocabulary: Vocabulary | None = None, sharding: jax.sharding.Sharding | None = None
-) -> tuple[Any, CheckpointMeta]:
-    """Parameters and meta of a checkpoint, or of the newest one of a run directory.
+def load_for_inference(path: Path | str) -> tuple[Any, CheckpointMeta]:
+    """Parameters, on the first device, and meta of a checkpoint or of the newest one of a run directory.
 
     Args:
       path: ``<run>`` or ``<run>/checkpoints/<step>``.
-      vocabulary: if given, the checkpoint must have been trained with this one.
-      sharding: of every parameter; ``None``: on the first device.
 
     Raises:
-      CheckpointError: no checkpoint there, a damaged one, or one of another vocabulary.
+      CheckpointError: no checkpoint there, or a damaged one.
     """
     checkpoint = find_checkpoint(path)
     meta = load_meta(checkpoint)
-    if vocabulary is not None:
-        check_vocabulary(meta, vocabulary, None, checkpoint)
-    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with _readable(checkpoint), _context():
         saved = ocp.checkpointables_metadata(checkpoint).metadata["params"]
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), saved)
     return _load(checkpoint, {"params": shapes})["params"], meta
 
 
-def check_vocabulary(meta: CheckpointMeta, vocabulary: Vocabulary, text_model: bytes | None, where: Path) -> None:
-    """Raises `CheckpointError` if a checkpoint was trained with other ids or (if given) another SentencePiece model."""
+def check_vocabulary(meta: CheckpointMeta, vocabulary: Vocabulary, text_model: bytes, where: Path) -> None:
+    """Raises `CheckpointError` if a checkpoint was trained with other ids or another SentencePiece model."""
     if meta.vocabulary != vocabulary:
         what = f"{meta.vocabulary} of {meta.vocabulary.size} ids, not {vocabulary} of {vocabulary.size}"
-    elif text_model is not None and meta.text_model != text_model:
+    elif meta.text_model != text_model:
         what = "the same number of text pieces, but another SentencePiece model"
     else:
         return
@@ -287,8 +292,11 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        detail = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise CheckpointError(f"{path}: cannot be read ({detail[:300]}); {_way_out(path)}") from error
+        raise CheckpointError(f"{path}: cannot be read ({_first_line(error)}); {_way_out(path)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
 
 
 def _way_out(path: Path) -> str:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import sys
-import time
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-PLAIN_SECONDS = 10.0
+from gato.data_pipelines.progress import Pace
 
 
 class LiveLine:
     """Shows step, loss, tokens/s, share of the time spent waiting for data, and the time that is left."""
 
-    def __init__(self, steps: int, start: int, *, plain_seconds: float = PLAIN_SECONDS) -> None:
-        self._steps, self._plain_seconds = steps, plain_seconds
-        self._printed = time.monotonic()
-        self._first: tuple[int, float] | None = None  # step and time of the first update, when compilation is over
+    def __init__(self, steps: int, start: int) -> None:
+        self._steps = steps
+        self._pace: Pace | None = None  # since the first update, when compilation is over
         console = Console(file=sys.stderr)
         self._bar: Progress | None = None
         if console.is_terminal:
@@ -50,12 +48,7 @@ class LiveLine:
         if self._bar:
             self._bar.update(self._task, completed=step, text=text)
             return
-        now = time.monotonic()
-        self._first = self._first or (step, now)
-        if now - self._printed >= self._plain_seconds or step == self._steps:
-            self._printed = now
-            done = step - self._first[0]
-            left = int((now - self._first[1]) / done * (self._steps - step)) if done else None
-            self.say(
-                f"step {step}/{self._steps}  {text}  ETA {'--' if left is None else f'{left // 60}:{left % 60:02d}'}"
-            )
+        self._pace = self._pace or Pace(self._steps, step)
+        left = self._pace.due(step, last=step == self._steps)
+        if left is not None:
+            self.say(f"step {step}/{self._steps}  {text}  ETA {left}")

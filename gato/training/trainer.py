@@ -15,6 +15,7 @@ How a run ends:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import signal
 import time
@@ -29,7 +30,7 @@ import numpy as np
 from gato.data_pipelines.mixture_table import mixture_table
 from gato.tokenizers.errors import GatoError
 from gato.training import run_directory
-from gato.training.checkpoint import Checkpoints, check_vocabulary, saved_steps
+from gato.training.checkpoint import Checkpoints, check_vocabulary, load_meta, saved_steps
 from gato.training.config import TrainConfig
 from gato.training.flops import peak_flops, train_flops
 from gato.training.loss import LossSums
@@ -74,10 +75,11 @@ def train(config: TrainConfig, run_dir: Path | str) -> TrainResult:
         parameters = run_directory.write_parameters(run_dir, state.params, decay_mask(state.params))
         start = checkpoints.latest or 0
         if start:
-            state, data, meta = checkpoints.restore(start, state)
-            check_vocabulary(meta, setup.meta.vocabulary, setup.meta.text_model, run_dir)
+            # Another vocabulary has parameters of other shapes: said first, or the checkpoint would seem damaged.
+            check_vocabulary(load_meta(run_dir), setup.meta.vocabulary, setup.meta.text_model, run_dir)
+            state, data = checkpoints.restore(start, state)
             setup.loader.restore(data)
-        with _Stop() as stop, LiveLine(config.steps, start) as line:
+        with LiveLine(config.steps, start) as line, _Stop(line) as stop:
             where = f"resumed from step {start}" if start else "from scratch"
             line.say(f"{run_dir}: {parameters:,} parameters, {len(config.sources)} sources, {where}")
             for text in mixture_table(setup.loader.sources, setup.loader.rows, config.steps * config.batch_size):
@@ -90,8 +92,9 @@ def train(config: TrainConfig, run_dir: Path | str) -> TrainResult:
 class _Stop:
     """While entered, the first SIGINT or SIGTERM only sets `signal`; the second one acts as it would without us."""
 
-    def __init__(self) -> None:
+    def __init__(self, line: LiveLine) -> None:
         self.signal: signal.Signals | None = None
+        self._line = line
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> _Stop:
@@ -105,6 +108,9 @@ class _Stop:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)
         self._restore()
+        # The interrupted code may have been writing this very line, which Python refuses to do twice at a time.
+        with contextlib.suppress(RuntimeError):
+            self._line.say(f"{self.signal.name}: stopping after this step, then saving; a second one ends it unsaved")
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from gato.data_pipelines import collect as collecting
-from gato.data_pipelines import store
+from gato.data_pipelines import store_writer
 from gato.data_pipelines.collect import CollectError, CollectPlan, collect
 from gato.data_pipelines.environments.base import UnknownTaskError
 from gato.data_pipelines.store import Store
@@ -69,7 +69,7 @@ def test_finished_stores_are_kept_and_others_are_refused(collected, monkeypatch)
 
 
 def test_a_full_disk_names_folder_and_space_and_leaves_nothing(collected, tmp_path, monkeypatch):
-    class FullDisk(store.ArrayRecordWriter):
+    class FullDisk(store_writer.ArrayRecordWriter):
         """What a small file system showed: writes go to a buffer, closing fails, and fails again."""
 
         def __init__(self, path, options):
@@ -82,7 +82,7 @@ def test_a_full_disk_names_folder_and_space_and_leaves_nothing(collected, tmp_pa
                 raise RuntimeError(f"write() failed: No space left on device; writing {self.path}")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "ArrayRecordWriter", FullDisk)
+        patch.setattr(store_writer, "ArrayRecordWriter", FullDisk)
         with pytest.raises(
             CollectError, match=r"point_mass-easy: the disk is full: \d+ MB free, .* needs up to \d+ MB"
         ):

@@ -62,19 +62,6 @@ def test_slices_put_together_again_are_the_whole(lengths: list[int], data: st.Da
     assert len(parts[0].patches) == 2 * cut
 
 
-@given(LENGTHS, st.data())
-def test_token_slices_cover_the_tokens(lengths: list[int], data: st.DataObject) -> None:
-    whole = _sequence(lengths)
-    cut = data.draw(st.integers(0, len(whole)))
-    parts = [whole.slice_tokens(0, cut), whole.slice_tokens(cut, len(whole))]
-    for part in parts:
-        _check(part)
-    joined = concatenate(parts)
-    np.testing.assert_array_equal(joined.ids, whole.ids)
-    np.testing.assert_array_equal(joined.patch_index, whole.patch_index)
-    np.testing.assert_array_equal(joined.patches, whole.patches)
-
-
 def test_a_slice_in_the_middle() -> None:
     middle = _sequence([3, 1, 0, 2]).slice(1, 3)
     _check(middle)

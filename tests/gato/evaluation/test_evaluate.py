@@ -15,7 +15,7 @@ from gato.data_pipelines.rollout import demonstration
 from gato.data_pipelines.sources.captions import CAPTION_SPEC, QUESTION_SPEC
 from gato.data_pipelines.store_writer import StoreWriter
 from gato.evaluation import specialist
-from gato.evaluation.demonstrations import EvaluationError, open_demonstrations
+from gato.evaluation.demonstrations import Demonstrations, EvaluationError, open_demonstrations
 from gato.evaluation.evaluate import evaluate
 from gato.evaluation.jobs import PlayJob, WriteJob, common_beginning, plan_jobs, worker_agent
 from gato.inference.agent import AgentError
@@ -146,8 +146,26 @@ def test_prompts_are_held_out_and_successful(run, tmp_path):
     prompts = found.prompts(5)
     assert len(prompts) == 5
     assert {prompt.metadata["episode_id"] for prompt in prompts} == held
+    assert all(prompt.metadata["success"] for prompt in prompts)
     with pytest.raises(EvaluationError, match=r"config\.json"):
         open_demonstrations(tmp_path)
+
+
+@pytest.mark.parametrize("successes", [1, 0])
+def test_failed_demonstrations_are_shown_only_where_none_succeeded(run, tmp_path, successes):
+    """The only success is the last that was held out, so filtering comes before counting."""
+    held_out = open_demonstrations(run)["toy/match"].held_out
+    source = SourceConfig(tmp_path / "store", held_out_episodes=len(held_out), expert_filter=None)
+    task = get_task("toy/match")
+    with StoreWriter(tmp_path / "store", "toy/match", task.make().spec, {"task": task.name}) as writer:
+        for index in range(6):
+            episode = demonstration(task, task.make(), index, seed=0)
+            episode.metadata["success"] = bool(successes) and index == held_out[-1]
+            writer.write(episode)
+    found = Demonstrations(source, seed=0)
+    assert found.held_out.tolist() == held_out.tolist()
+    for count in (1, 3):
+        assert [prompt.metadata["success"] for prompt in found.prompts(count)] == [bool(successes)] * count
 
 
 def test_jobs_cover_every_line_once_and_the_longest_come_first(run):

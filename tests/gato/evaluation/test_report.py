@@ -18,6 +18,7 @@ from PIL import Image
 from gato.evaluation.report import ReportError, render, write_report
 from gato.evaluation.report_charts import Score, duration, line_chart, number, score_bars, smooth
 from gato.evaluation.report_pictures import describe_tokens, png_uri, token_picture, write_gif
+from gato.evaluation.scores import task_entry
 from gato.tokenizers.layout import KINDS
 from gato.tokenizers.text import TextTokenizer
 from gato.tokenizers.token_sequence import TokenSequence
@@ -61,6 +62,7 @@ def run(tmp_path: Path) -> Path:
     tasks["babyai/PickupLoc"]["controls"] = {"wrong_mission": 0.1}
     tasks["dm_control/hard"] = {
         "score": 3.0, "low": 2.0, "high": 4.0, "random": 5.0, "expert": 5.0, "episodes": 20, "normalised": None,
+        "undefined": "the expert (5) is not better than random (5)",
     }  # fmt: skip
     summary = {"tasks": tasks, "suites": {"metaworld": 21.0, "babyai": 47.4}, "overall": 40.0}
     summary["captions"] = {"captions/rooms": {"object_f1": 0.81, "low": 0.7, "high": 0.9, "shuffled_object_f1": 0.22}}
@@ -135,8 +137,18 @@ def test_page_is_whole_and_self_contained(run: Path) -> None:
 
 def test_an_undefined_task_is_said_to_be_undefined(run: Path) -> None:
     page = render(run)
-    assert page.count("undefined: the expert is not better than random") == 1
+    assert page.count("undefined: the expert (5) is not better than random (5)<") == 1
     assert "2 of 5<" in page  # tasks above half: the undefined one counts nowhere
+
+
+def test_a_task_without_reference_scores_is_not_blamed_on_the_expert(run: Path) -> None:
+    path = run / "evaluation" / "summary.json"
+    summary = json.loads(path.read_text())
+    entry = task_entry([1.0, 2.0], float("nan"), float("nan"), metric="return")
+    path.write_text(json.dumps(summary | {"tasks": {"mine/new": entry}}))
+    page = render(run)
+    assert "undefined: the random or the expert score of this task was not measured<" in page
+    assert "not better than random" not in page
 
 
 def test_missing_files_leave_their_sections_out(run: Path) -> None:

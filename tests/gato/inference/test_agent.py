@@ -178,6 +178,20 @@ def test_a_recipe_conditions_on_its_target_and_the_rewards(make_agent, kinds, ob
         agent.act([observation] * 2)
 
 
+@pytest.mark.parametrize("wrong", [np.zeros(4), np.full(3, np.nan)], ids=["shape", "NaN"])
+def test_a_refused_observation_does_not_count_its_reward(make_agent, kinds, observe_spec, wrong):
+    agent, rng = make_agent("return_conditioned", window=1), np.random.default_rng(9)
+    observation = observe_spec(kinds["arm/reach"], rng)
+    agent.reset("arm/reach", targets=[3.0], temperature=0.0)
+    agent.act([observation])
+    with pytest.raises(SpecError, match="hand"):
+        agent.act([{**observation, "hand": wrong}], rewards=[1.0])
+    agent.act([observation], rewards=[1.0])
+    conditioning = agent.recipe.conditioning({})
+    conditioning.start(3.0)
+    assert agent._session.derived == [conditioning.update(1.0)]
+
+
 def test_mistakes_name_the_leaf_and_the_way_out(make_agent, kinds, observe_spec):
     agent, rng = make_agent(), np.random.default_rng(8)
     with pytest.raises(AgentError, match="reset"):

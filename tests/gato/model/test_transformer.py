@@ -11,7 +11,7 @@ import pytest
 
 from gato.model import relative
 from gato.model.blocks import Attention, Context
-from gato.model.layers import stack_layers, unstack_layers
+from gato.model.layers import unstack_layers
 from gato.model.presets import preset
 from gato.model.transformer import GatoModel, abstract_params, init_params
 
@@ -79,10 +79,17 @@ def test_remat_is_the_same_function(make_batch, scan):
     assert "remat" in str(jax.make_jaxpr(lambda p: GatoModel(again).apply(p, batch))(params))
 
 
+def stacked_layers(variables, config):
+    """The inverse of `unstack_layers`."""
+    params = dict(variables["params"])
+    blocks = [params.pop(f"blocks_{layer}") for layer in range(config.layers - 1)]
+    return {"params": {**params, "blocks": jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)}}
+
+
 def test_scanned_layers_equal_unrolled_layers(config, make_batch):
     batch, params = make_batch(config), perturbed(config)
     scanned = config.replace(scan_layers=True)
-    stacked = stack_layers(params, config)
+    stacked = stacked_layers(params, config)
     assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(lambda leaf: leaf.shape, abstract_params(scanned))
     assert_trees_close(unstack_layers(stacked, config), params, 0)
     loss, gradient = loss_and_gradient(config, params, batch)

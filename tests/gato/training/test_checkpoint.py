@@ -65,10 +65,10 @@ def test_state_comes_back_to_the_bit_and_old_ones_go(tmp_path, state, meta):
         checkpoints.save(step, state, {"next_batch": step}, meta)
     checkpoints.wait()
     assert saved_steps(tmp_path) == [2, 3]
-    restored, data, read = checkpoints.restore(3, state)
+    restored, data = checkpoints.restore(3, state)
     jax.tree.map(np.testing.assert_array_equal, restored, state.replace(step=jax.numpy.int32(3)))
     assert jax.tree.structure(restored) == jax.tree.structure(state)
-    assert (data, read.step) == ({"next_batch": 3}, 3)
+    assert (data, load_meta(tmp_path).step) == ({"next_batch": 3}, 3)
     checkpoints.close()
 
 
@@ -109,7 +109,7 @@ def test_missing_part_is_named(run_dir):
 
 def test_other_vocabulary_is_refused(finished_run, meta):
     with pytest.raises(CheckpointError, match=r"another vocabulary.*3076 ids, not .* 4028"):
-        load_for_inference(finished_run, vocabulary=Vocabulary(3000))
+        check_vocabulary(meta, Vocabulary(3000), meta.text_model, finished_run)
     check_vocabulary(meta, Vocabulary(2048), meta.text_model, finished_run)
     with pytest.raises(CheckpointError, match="another SentencePiece model"):
         check_vocabulary(meta, Vocabulary(2048), b"other", finished_run)

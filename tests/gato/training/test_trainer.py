@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -15,8 +16,11 @@ import numpy as np
 import pytest
 
 from gato.evaluation.demonstrations import open_demonstrations
+from gato.model.presets import preset
+from gato.tokenizers.text import train as train_text_model
+from gato.tokenizers.vocabulary import Vocabulary
 from gato.training import setup
-from gato.training.checkpoint import load_for_inference, saved_steps
+from gato.training.checkpoint import CheckpointError, load_for_inference, saved_steps
 from gato.training.config import ConfigError, TrainConfig
 from gato.training.metrics import read_metrics
 from gato.training.run_directory import read_config
@@ -88,7 +92,9 @@ def test_signal_saves_at_the_step_boundary(finished_run, train_config, tmp_path,
         result = train(train_config, tmp_path)
     assert (result.step, result.exit_code) == (3, exit_code)
     assert saved_steps(tmp_path) == [3]
-    assert "saved step 3" in capfd.readouterr().err
+    noted, saved = capfd.readouterr().err.split(f"{number.name}: ")[1:]
+    assert noted.startswith("stopping after this step, then saving")
+    assert saved.startswith("saved step 3")
     train(train_config, tmp_path)
     assert_same_run(tmp_path, finished_run)
 
@@ -131,10 +137,47 @@ def test_diverged_loss_names_its_source_and_is_never_saved(train_config, tmp_pat
     assert meta.step == 4
 
 
+def test_a_full_disk_costs_only_the_checkpoint_that_did_not_fit(
+    finished_run, train_config, tmp_path, monkeypatch, capfd
+):
+    """A limit on the size of files stands for the full disk: TensorStore reports both in the same way."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(batch):
+        while saved_steps(tmp_path) != [4]:
+            time.sleep(0.01)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+
+    try:
+        with monkeypatch.context() as patch:
+            on_batch(patch, 6, fill)
+            with pytest.raises(CheckpointError, match=r"cannot write the checkpoint \(.*resumes from step 4$"):
+                train(train_config, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "Traceback" not in capfd.readouterr().err
+    assert saved_steps(tmp_path) == [4]
+    assert train(train_config, tmp_path).step == 8
+    assert_same_run(tmp_path, finished_run)
+
+
 def test_other_configuration_is_refused_with_the_difference(finished_run, train_config):
     changed = train_config.replace(seed=3, batch_size=8)
     with pytest.raises(ConfigError, match=r"batch_size: 4 -> 8\n  seed: 0 -> 3"):
         train(changed, finished_run)
+
+
+@pytest.mark.parametrize("pieces", [2048, 1500])
+def test_another_vocabulary_is_refused_by_name(finished_run, train_config, tmp_path, pieces):
+    """Without its config.json nothing but the checkpoint says so: not even the shapes, where the sizes are the same."""
+    run_dir = shutil.copytree(finished_run, tmp_path / "run")
+    (run_dir / "config.json").unlink()
+    text_model = tmp_path / "other.model"
+    text_model.write_bytes(train_text_model([Path(shutil.__file__).read_text()], pieces))
+    model = preset("tiny", vocabulary=Vocabulary(pieces), stochastic_depth=0.1)
+    with pytest.raises(CheckpointError, match=r"was trained with another vocabulary .* train in a new run directory"):
+        train(train_config.replace(model=model, text_model=str(text_model)), run_dir)
+    assert saved_steps(run_dir) == saved_steps(finished_run)
 
 
 def test_finished_run_has_nothing_to_do(finished_run, train_config, capfd):
