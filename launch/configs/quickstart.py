@@ -22,11 +22,12 @@ from gato.launch.config import default_config
 # language-conditioned picking up takes many more timesteps than pressing a button.
 WEIGHTS = {
     "metaworld": 0.09,
-    "babyai/PickupLoc": 0.28,
-    "babyai/OpenDoor": 0.07,
-    "babyai": 0.10,
-    "dm_control": 0.08,
-    "sokoban": 0.20,
+    "babyai/PickupLoc": 0.37,
+    "babyai/OpenDoor": 0.05,
+    "babyai/GoToLocal": 0.05,
+    "babyai/GoToRedBall": 0.02,
+    "dm_control": 0.06,
+    "sokoban": 0.18,
     "atari": 0.09,
     "captions": 0.05,
     "questions": 0.02,
@@ -34,7 +35,7 @@ WEIGHTS = {
 }
 # Factor on the loss: where one action follows 30 to 60 tokens of observation, it would drown among the targets of the
 # rest.
-LOSS_WEIGHTS = {"babyai": 8.0, "sokoban": 3.0, "atari": 1.5, "captions": 0.4, "questions": 0.4, "text": 0.2}
+LOSS_WEIGHTS = {"babyai": 10.0, "sokoban": 3.0, "atari": 1.5, "captions": 0.4, "questions": 0.4, "text": 0.2}
 DOCUMENTS = ("captions", "questions", "text")
 
 
