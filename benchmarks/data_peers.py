@@ -1,13 +1,14 @@
-"""The loader against its floor and against torch's DataLoader: CPU milliseconds a row of 1,024 tokens, in one run.
+"""The loader against its floor, torch's DataLoader and tf.data: CPU milliseconds a row of 1,024 tokens, in one run.
 
     python benchmarks/data_peers.py [--json FILE] [--rounds 5] [--seconds 3]
 
 Each case is one store of long episodes, read from disk every time (no cache of tokens). *floor*: the bare reading,
 decoding and tokenizing of exactly the rows that the loader makes, one after the other. *loader*: whole batches as
 training gets them, without threads. *torch*: a map-style Dataset over the same store whose items are the floor's work
-and the padding to a row, and torch's own DataLoader without workers; left out where torch is not installed. All take
-turns in every round, and the ratios are medians over the rounds: CPU time of the process, which other programs disturb
-least.
+and the padding to a row, and torch's own DataLoader without workers. *tf.data*: the same episodes as TFRecords, read in
+their order and tokenized with TensorFlow's operations (`data_tensorflow.py`). Each is left out where its package is not
+installed. All take turns in every round, and the ratios are medians over the rounds: CPU time of the process, which
+other programs disturb least.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import data_tensorflow
 import numpy as np
 from PIL import Image
 
@@ -40,6 +42,7 @@ from gato.tokenizers.text import TextTokenizer
 from gato.tokenizers.vocabulary import Vocabulary
 
 LENGTH, ROWS, STEPS = 1024, 8, 200
+PEERS = ("torch", "tf.data")
 ACTION = LeafSpec("continuous", (6,), low=-1.0, high=1.0)
 CASES = {
     "vectors": (LeafSpec("continuous", (39,)), False),
@@ -72,7 +75,7 @@ def write_case(folder: Path, leaf: LeafSpec, as_jpeg: bool, episodes: int) -> Pa
 class Case:
     """One store with its ways to be read; each way is a function that makes the next batch of rows."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, leaf: LeafSpec, as_jpeg: bool) -> None:
         text = TextTokenizer.default()
         self._tokenizer = SequenceTokenizer(Vocabulary(text.size), text, Layout())
         config = SourceConfig(path, prompt_probability=0.0, expert_filter=None)
@@ -82,6 +85,10 @@ class Case:
         self.ways: dict[str, Callable[[], Any]] = {"floor": self._floor(), "loader": lambda: next(self._loader)}
         if importlib.util.find_spec("torch"):
             self.ways["torch"] = self._torch()
+        if importlib.util.find_spec("tensorflow"):
+            file = path.with_suffix(".tfrecord")
+            data_tensorflow.write_records(self._store, leaf, as_jpeg, file)
+            self.ways["tf.data"] = data_tensorflow.batches(file, leaf, as_jpeg, ACTION.size, ROWS, LENGTH)
 
     def _segments(self, row: int) -> np.ndarray:
         return self._loader.rows.segments(row, row + 1)[0]
@@ -161,10 +168,14 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=20, help="in each store")
     arguments = parser.parse_args()
     rows = []
-    print(f"{'':14}{'floor ms':>9}  {'loader ms':>9}  {'of floor':>8}  {'torch ms':>9}  {'of torch':>8}")
+    print(
+        f"{'':14}{'floor ms':>9}  {'loader ms':>9}{'of floor':>10}"
+        + "".join(f"{p + ' ms':>12}{'ratio':>8}" for p in PEERS)
+    )
     with tempfile.TemporaryDirectory() as folder:
         for name, (leaf, as_jpeg) in CASES.items():
-            case = Case(write_case(Path(folder) / name.replace(" ", "-"), leaf, as_jpeg, arguments.episodes))
+            path = write_case(Path(folder) / name.replace(" ", "-"), leaf, as_jpeg, arguments.episodes)
+            case = Case(path, leaf, as_jpeg)
             found = [
                 {way: cpu_ms_per_row(batch, arguments.seconds) for way, batch in case.ways.items()}
                 for _ in range(arguments.rounds)
@@ -175,14 +186,16 @@ def main() -> None:
                 if way != "loader":
                     row[f"of_{way}"] = statistics.median(one["loader"] / one[way] for one in found)
             rows.append(row)
-            torch = f"{row['torch_ms']:9.3f}  {row['of_torch']:8.2f}" if "torch_ms" in row else f"{'–':>9}  {'–':>8}"
-            print(
-                f"{name:14}{row['floor_ms']:9.3f}  {row['loader_ms']:9.3f}  {row['of_floor']:8.2f}  {torch}", flush=True
-            )
+            peers = [
+                f"{row[f'{peer}_ms']:12.3f}{row[f'of_{peer}']:8.2f}" if peer in case.ways else f"{'–':>12}{'–':>8}"
+                for peer in PEERS
+            ]
+            own = f"{row['floor_ms']:9.3f}  {row['loader_ms']:9.3f}{row['of_floor']:10.2f}"
+            print(f"{name:14}{own}{''.join(peers)}", flush=True)
     if arguments.json:
         packages = [
             p
-            for p in ("numpy", "pillow", "array_record", "grain", "torch")
+            for p in ("numpy", "pillow", "array_record", "grain", "torch", "tensorflow")
             if importlib.util.find_spec(p) or p == "pillow"
         ]
         report = {
