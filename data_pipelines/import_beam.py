@@ -3,7 +3,7 @@
     python -m gato.data_pipelines.import_beam SOURCE DEST [--bad skip] [--format F] -- --runner=... (Beam's own options)
 
 SOURCE and DEST lie on a file system that all workers see. Beam wants an older protobuf than the rest: install it in an
-environment of its own, ``pip install "gato-jax[formats,beam]"``, on every worker. The store is, to the bit, the one
+environment of its own, ``pip install -e ".[formats,beam]"``, on every worker. The store is, to the bit, the one
 that `import_source` makes, and a pipeline that failed goes on with the parts that are missing.
 """
 

@@ -112,5 +112,5 @@ def import_package(package: str, suite: str) -> ModuleType:
     except ModuleNotFoundError as error:
         raise MissingSuiteError(
             f"suite {suite!r} needs the package {error.name or package!r}, which is not installed: "
-            'pip install "gato-jax[suites]", or in a checkout: pip install -e ".[suites]"'
+            'in the checkout: pip install -e ".[suites]"'
         ) from error

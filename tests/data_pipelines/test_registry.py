@@ -48,7 +48,7 @@ def test_a_missing_package_names_the_command(monkeypatch, name, module):
     monkeypatch.setitem(sys.modules, module, None)
     if name.startswith("babyai"):
         importlib.import_module("gato.data_pipelines.environments.babyai")._levels.cache_clear()
-    with pytest.raises(MissingSuiteError, match=r'pip install "gato-jax\[suites\]"'):
+    with pytest.raises(MissingSuiteError, match=r'pip install -e "\.\[suites\]"'):
         get_task(name)
     assert not any(other.startswith(name.split("/")[0] + "/") for other in list_tasks())
 
