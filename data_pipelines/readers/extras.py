@@ -14,4 +14,6 @@ def require(module: str, what: str, extra: str = "formats") -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         package = error.name or module
-        raise SourceError(f'reading {what} needs the package {package}: in the checkout: pip install -e ".[{extra}]"') from error
+        raise SourceError(
+            f'reading {what} needs the package {package}: in the checkout: pip install -e ".[{extra}]"'
+        ) from error
