@@ -162,7 +162,7 @@ def use_every_core() -> None:
     """A JAX device for every core (a power of two, at most 8), before JAX's first use; an accelerator is left as it is.
 
     XLA keeps one CPU device busy on 1.4 of two cores with a network this small; rows shared out over two devices make
-    its steps a tenth faster.
+    its steps about a tenth faster (throw-away measurement).
     """
     import jax
 
