@@ -7,14 +7,12 @@ the parts that are missing, and the result does not depend on the number of proc
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import json
 import multiprocessing
 import os
-import queue
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +28,7 @@ from gato.data_pipelines.progress import progress as show_progress
 from gato.data_pipelines.readers.registry import OpenSource, SourceReference, open_source
 from gato.data_pipelines.store import Store
 from gato.data_pipelines.store_writer import StoreWriter, merge_parts
-from gato.data_pipelines.worker_process import start_worker, worker_pool
+from gato.data_pipelines.worker_process import as_finished, start_worker, worker_pool
 from gato.tokenizers.errors import GatoError
 
 PART_BYTES = 64 << 20
@@ -248,14 +246,9 @@ def _run(parts: Sequence[Part], plan: ImportPlan, processes: int, advance: Calla
     channel = multiprocessing.get_context("spawn").Queue()
     try:
         with worker_pool(processes, _start, (channel,)) as executor:
-            waiting = {executor.submit(_work, *job, part) for part in parts}
-            while waiting:
-                done, waiting = concurrent.futures.wait(waiting, 0.5, concurrent.futures.FIRST_COMPLETED)
-                with contextlib.suppress(queue.Empty):
-                    while True:
-                        advance(channel.get_nowait())
-                for future in done:
-                    future.result()
+            waiting = {executor.submit(_work, *job, part): part for part in parts}
+            for _ in as_finished(waiting, channel, advance):
+                pass
     except BrokenProcessPool as error:
         raise SourceError(
             "an importing process died (is the memory full?); run the same command again with fewer processes: it goes "

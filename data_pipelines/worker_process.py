@@ -6,10 +6,13 @@ import concurrent.futures
 import contextlib
 import multiprocessing
 import os
+import queue
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
 
 
 def cores() -> int:
@@ -51,3 +54,25 @@ def worker_pool(
         raise
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def as_finished(
+    waiting: Mapping[concurrent.futures.Future[Any], _T], channel: Any, advance: Callable[..., None]
+) -> Iterator[tuple[_T, Any]]:
+    """What each future stands for and its result, in the order in which they finish.
+
+    Meanwhile, and once more at the end, whatever the workers put into `channel` (a queue) is given to `advance`.
+    """
+    left = set(waiting)
+    while left:
+        done, left = concurrent.futures.wait(left, 0.5, concurrent.futures.FIRST_COMPLETED)
+        _drain(channel, advance)
+        for future in done:
+            yield waiting[future], future.result()
+    _drain(channel, advance)
+
+
+def _drain(channel: Any, advance: Callable[..., None]) -> None:
+    with contextlib.suppress(queue.Empty):
+        while True:
+            advance(channel.get_nowait())

@@ -141,7 +141,7 @@ class ArraysReader:
                 ValueError,
                 KeyError,
                 EOFError,
-                NotImplementedError,
+                NotImplementedError,  # zipfile: a way of compressing that it does not know
                 zipfile.BadZipFile,
                 zlib.error,
             ) as error:

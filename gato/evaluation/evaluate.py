@@ -7,11 +7,9 @@ first episode of each task) and ``captions.json`` (samples with their pictures).
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import json
 import multiprocessing
 import os
-import queue
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,7 +19,7 @@ import numpy as np
 
 from gato.data_pipelines.environments.registry import get_task
 from gato.data_pipelines.progress import progress as show_progress
-from gato.data_pipelines.worker_process import cores, start_worker, worker_pool
+from gato.data_pipelines.worker_process import as_finished, cores, start_worker, worker_pool
 from gato.evaluation.demonstrations import EvaluationError, run_directory
 from gato.evaluation.jobs import Job, Line, PlayJob, Written, plan_jobs, run_job, worker_agent
 from gato.evaluation.report_pictures import png_uri, write_gif
@@ -128,13 +126,7 @@ def _run(
     try:
         with worker_pool(processes, _start, (channel,)) as executor:
             waiting = {executor.submit(_work, job, checkpoint, run, seed): job for job in jobs}
-            while waiting:
-                done, _ = concurrent.futures.wait(waiting, 0.5, concurrent.futures.FIRST_COMPLETED)
-                with contextlib.suppress(queue.Empty):
-                    while True:
-                        advance(channel.get_nowait())
-                for future in done:
-                    yield waiting.pop(future), future.result()
+            yield from as_finished(waiting, channel, advance)
     except concurrent.futures.process.BrokenProcessPool as error:
         raise EvaluationError(
             "a process of the evaluation died, most often for want of memory; run it again with a smaller --processes"
