@@ -1,20 +1,23 @@
 """Rows -> a batch: a few concatenations and scatters over all tokens at once, without work per token in Python.
 
-A batch is a dictionary of arrays; B rows of L tokens, P patches, N targets:
+A batch is a dictionary of arrays: B rows of L tokens, in G groups of B / G rows (`gato.model.groups`), each with P
+patches and N targets:
 
     ids int32, loss_weight float32, local_position int16, kinds int8, positions int32 (restart in each segment)   [B, L]
     segment_ids int32 [B, L]: 1, 2, ... in a row, 0 is padding
     source int16 [B, L]: index into the mixture's sources, -1 is padding
-    patch_index int32 [B, L]: index into patches, -1 for none;  patch_intervals int16 [B, L, 4]
-    patches uint8 [P, 16, 16, 3]: the distinct patches of the batch, then zeros
-    target_index int32 [N]: flat position b * L + l of the token that predicts
-    target_ids int32, target_weight float32, target_kind int8, target_source int16 [N]: of the token at l + 1, the
+    patch_index int32 [B, L]: index into the group's patches, -1 for none;  patch_intervals int16 [B, L, 4]
+    patches uint8 [G, P, 16, 16, 3]: the distinct patches of a group, then zeros
+    target_index int32 [G, N]: flat position b * L + l, in the group's rows, of the token that predicts
+    target_ids int32, target_weight float32, target_kind int8, target_source int16 [G, N]: of the token at l + 1, the
     target; weight 0 and source -1 is padding
 
 The first token of a segment has no predecessor and is no target; nor is an image patch, which has no id.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -35,10 +38,11 @@ from gato.tokenizers.token_sequence import NO_POSITION
 Batch = dict[str, np.ndarray]
 PATCH = KINDS.index("patch")
 SPECIAL = KINDS.index("special")
+LISTS = frozenset({"patches", "target_index", "target_ids", "target_weight", "target_kind", "target_source"})
 
 
 def collate(cache: TokenCache, table: np.ndarray, rows: np.ndarray, count: int, length: int, padding: int) -> Batch:
-    """The batch of `count` rows, with exactly as many patches and targets as it has.
+    """The group of `count` rows, without the axis G, with exactly as many patches and targets as it has.
 
     Args:
       table, rows: segments int32 [n, 7] and the row of each, ascending, as `Rows.segments` returns them.
@@ -95,13 +99,22 @@ def collate(cache: TokenCache, table: np.ndarray, rows: np.ndarray, count: int, 
 
 
 def pad(batch: Batch, patches: int, targets: int) -> Batch:
-    """The batch with its patch buffer and its targets padded to a static number."""
+    """The group with its patch buffer and its targets padded to a static number."""
     padded = dict(batch)
     padded["patches"] = _padded(batch["patches"], patches, 0)
     for name in ("target_index", "target_ids", "target_weight", "target_kind"):
         padded[name] = _padded(batch[name], targets, 0)
     padded["target_source"] = _padded(batch["target_source"], targets, -1)
     return padded
+
+
+def join(groups: Sequence[Batch]) -> Batch:
+    """Padded groups -> a batch: rows one after the other, lists of patches and targets stacked."""
+    if len(groups) == 1:  # nothing to copy
+        return {name: array[None] if name in LISTS else array for name, array in groups[0].items()}
+    return {
+        name: (np.stack if name in LISTS else np.concatenate)([group[name] for group in groups]) for name in groups[0]
+    }
 
 
 def _padded(array: np.ndarray, size: int, value: int) -> np.ndarray:

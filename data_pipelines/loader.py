@@ -1,7 +1,7 @@
 """Batches in the row order, prefetched by threads; the position is one integer.
 
-Batch n of a run holds rows ``n * batch_size .. (n + 1) * batch_size - 1``, and each host takes its slice of them, so
-the stream depends neither on threads nor on hosts, and resuming is starting at another n.
+Batch n of a run holds rows ``n * batch_size .. (n + 1) * batch_size - 1``, and each host assembles its groups of them,
+so the stream depends neither on threads nor on hosts, and resuming is starting at another n.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from gato.data_pipelines.collate import Batch, collate, pad
+from gato.data_pipelines.collate import Batch, collate, join, pad
 from gato.data_pipelines.errors import MixtureError, ResumeError
 from gato.data_pipelines.mixture import SourceConfig, open_sources
 from gato.data_pipelines.rows import Rows
@@ -31,7 +31,7 @@ ENDLESS = 1 << 40
 
 @dataclasses.dataclass(frozen=True)
 class Capacities:
-    """Static sizes of the patch buffer and of the list of targets; a fuller batch gets a power of two times as much."""
+    """Static sizes of a group's patch buffer and list of targets; fuller groups get a power of two times as much."""
 
     patches: int
     targets: int
@@ -54,8 +54,8 @@ class Loader:
         seed: int,
         *,
         start_batch: int = 0,
-        process_index: int = 0,
-        process_count: int = 1,
+        groups: int = 1,
+        hosted: Sequence[int] | None = None,
         threads: int = 2,
         workers: int = 0,
         derive: Derive | None = None,
@@ -68,15 +68,16 @@ class Loader:
         Args:
           batch_size: rows of a batch over all hosts. length: tokens in a row.
           seed: of the row order and of the held-out episodes.
-          start_batch: number of the first batch. process_index, process_count: this host, and how many there are.
+          start_batch: number of the first batch.
+          groups: of rows that a batch is cut into, see `collate`. hosted: those that this host assembles; None: all.
           threads: that prefetch; 0 assembles in the calling thread. The batches are the same.
           workers: processes that assemble batches, each with so many threads; 0: this one does. Of use where decoding
             pictures is too much for threads; the batches are the same.
           derive, episode_weight, recipe: what the recipe computes from an episode, and its name (for the fingerprint).
           cache_bytes: memory for tokenized episodes.
         """
-        if batch_size < 1 or batch_size % process_count:
-            raise MixtureError(f"batch_size={batch_size} must be a positive multiple of the {process_count} hosts")
+        if groups < 1 or batch_size < 1 or batch_size % groups:
+            raise MixtureError(f"batch_size={batch_size} must be a positive multiple of groups={groups}")
         if length < 2:
             raise MixtureError(f"length={length}: a row needs at least two tokens")
         if threads < 0 or workers < 0:
@@ -85,7 +86,7 @@ class Loader:
         self.rows = Rows(self.sources, length, seed)
         self._held_out: Rows | None = None
         self._tokenizer, self._batch_size, self._length, self._seed = tokenizer, batch_size, length, seed
-        self._process_index, self._process_count = process_index, process_count
+        self._groups, self._hosted = groups, tuple(range(groups) if hosted is None else hosted)
         self._threads, self._workers = threads, workers
         # What a worker process needs to build its own loader.
         self._arguments = {
@@ -94,8 +95,8 @@ class Loader:
             "batch_size": batch_size,
             "length": length,
             "seed": seed,
-            "process_index": process_index,
-            "process_count": process_count,
+            "groups": groups,
+            "hosted": hosted,
             "derive": derive,
             "episode_weight": episode_weight,
             "recipe": recipe,
@@ -134,7 +135,7 @@ class Loader:
         return batch
 
     def batch(self, number: int) -> Batch:
-        """This host's part of batch `number` of the training split."""
+        """This host's groups of batch `number` of the training split."""
         return self._assemble(self.rows, number)
 
     def validation_batches(self, count: int) -> Iterator[Batch]:
@@ -198,41 +199,35 @@ class Loader:
         return json.loads(json.dumps(fingerprint))
 
     def _assemble(self, rows: Rows, number: int) -> Batch:
-        """This host's part of a batch, padded to static sizes.
-
-        Its indices count from the start of the global batch: hosts' parts, one after the other, are the global batch.
-        """
+        """This host's groups of a batch, padded to static sizes."""
         capacities = self.probe()
-        share = self._batch_size // self._process_count
-        first = number * self._batch_size + self._process_index * share
-        table, row_of = rows.segments(first, first + share)
-        batch = collate(self._cache, table, row_of, share, self._length, self._tokenizer.vocabulary.padding)
-        if self._process_count == 1:
-            patches, targets = len(batch["patches"]), len(batch["target_index"])
-        else:
-            patches, targets = self._sizes(rows, number)
-        batch = pad(batch, _bucket(patches, capacities.patches), _bucket(targets, capacities.targets))
-        if self._process_index:
-            index = batch["patch_index"]
-            index[index >= 0] += self._process_index * len(batch["patches"])
-            batch["target_index"] += np.int32(self._process_index * share * self._length)
-        return batch
+        groups = [self._group(rows, number, group) for group in self._hosted]
+        patches, targets = self._sizes(rows, number) if len(groups) < self._groups else _largest(groups)
+        patches, targets = _bucket(patches, capacities.patches), _bucket(targets, capacities.targets)
+        return join([pad(group, patches, targets) for group in groups])
+
+    def _group(self, rows: Rows, number: int, group: int) -> Batch:
+        size = self._batch_size // self._groups
+        first = number * self._batch_size + group * size
+        table, row_of = rows.segments(first, first + size)
+        return collate(self._cache, table, row_of, size, self._length, self._tokenizer.vocabulary.padding)
 
     def _sizes(self, rows: Rows, number: int) -> tuple[int, int]:
-        """Patches and targets of a batch: exact on one host; on several, the most that the plan allows on any of them.
+        """Patches and targets of a batch's fullest group: exact on one host; on several, the most that the plan allows.
 
         All hosts must agree on the size without seeing each other's tokens, so equal patches are not discounted there.
         """
+        if len(self._hosted) == self._groups:
+            return _largest([self._group(rows, number, group) for group in self._hosted])
         first = number * self._batch_size
         table, row_of = rows.segments(first, first + self._batch_size)
-        if self._process_count == 1:
-            batch = collate(
-                self._cache, table, row_of, self._batch_size, self._length, self._tokenizer.vocabulary.padding
-            )
-            return len(batch["patches"]), len(batch["target_index"])
         patches, targets = rows.most(table)
-        host = row_of * self._process_count // self._batch_size
-        return int(np.bincount(host, patches).max()), int(np.bincount(host, targets).max())
+        group = row_of * self._groups // self._batch_size
+        return int(np.bincount(group, patches).max()), int(np.bincount(group, targets).max())
+
+
+def _largest(groups: Sequence[Batch]) -> tuple[int, int]:
+    return max(len(group["patches"]) for group in groups), max(len(group["target_index"]) for group in groups)
 
 
 class _Batches:

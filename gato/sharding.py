@@ -8,7 +8,8 @@ everything below is still used.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -118,12 +119,24 @@ def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
 
 
-def batch_shardings(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, NamedSharding]:
-    """Every array of a batch split along its first axis (rows, patches, targets) if that divides, else replicated."""
-    return {
-        name: NamedSharding(mesh, partition(("batch",) + (None,) * (len(array.shape) - 1), array.shape, mesh))
-        for name, array in batch.items()
-    }
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Of every array of a batch: the first axis, rows or groups of rows, is split. Both are multiples of the parts."""
+    return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
+
+
+def batch_parts(mesh: Mesh) -> int:
+    """Into how many parts `batch_sharding` splits a batch."""
+    return math.prod(mesh.shape[axis] for axis in RULES["batch"])
+
+
+def hosted_groups(mesh: Mesh, groups: int) -> list[int]:
+    """Which of the `groups` groups of a batch lie on devices of this process, ascending.
+
+    Not always neighbours: a mesh follows the network of the devices, not the order of the hosts. And processes that
+    share a part of the batch (a tensor axis across hosts) hold the same groups.
+    """
+    places = batch_sharding(mesh).addressable_devices_indices_map((groups,)).values()
+    return sorted({group for (place,) in places for group in range(*place.indices(groups))})
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from gato.model import attention, relative, rope
 from gato.model.cache import Cache, append
 from gato.model.config import ModelConfig
+from gato.model.groups import by_group
 from gato.sharding import constrain
 
 
@@ -45,8 +46,8 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, carry: Carry, context: Context, hidden_at: jax.Array | None = None) -> tuple[Carry, None]:
-        """With ``hidden_at`` [N], indices into the B * L tokens, everything behind the attention's mixing is computed
-        for these tokens alone: x leaves as [N, D].
+        """With ``hidden_at`` [G, N], indices into the tokens of each group of rows (or [N], of the only group),
+        everything behind the attention's mixing is computed for these tokens alone: x leaves as [G, N, D] (or [N, D]).
         """
         x, cache, layer = carry
         length = x.shape[1]
@@ -54,7 +55,7 @@ class Block(nn.Module):
             _norm("attention_norm", self.config)(x), cache, layer, context, hidden_at
         )
         if hidden_at is not None:
-            x = jnp.take(x.reshape(-1, x.shape[-1]), hidden_at, axis=0, mode="clip")
+            x = by_group(_take_tokens, x, hidden_at, hidden_at.ndim == 2)
         row = None if hidden_at is None else hidden_at // length
         rows = context.positions_BL.shape[0]
         x = self._add(x, update, rows, row, context.train)
@@ -69,7 +70,10 @@ class Block(nn.Module):
         if train and self.config.stochastic_depth:
             keep = 1 - self.config.stochastic_depth
             kept = jax.random.bernoulli(self.make_rng("dropout"), keep, (rows,)).astype(x.dtype) / keep
-            kept = kept[:, None, None] if row is None else kept[row][:, None]
+            if row is None:
+                kept = kept[:, None, None]
+            else:
+                kept = by_group(lambda kept_b, row_N: kept_b[row_N], kept, row, row.ndim == 2)[..., None]
             update = update * kept
         x = x + update
         return constrain(x, self.mesh, *(("batch", "length", "features") if x.ndim == 3 else ("batch", "features")))
@@ -116,9 +120,8 @@ class Attention(nn.Module):
         if hidden_at is None:
             out = _dense(mixed.swapaxes(1, 2).reshape(*x_BLD.shape[:2], heads * size), kernel)
             return out, cache
-        length = x_BLD.shape[1]
-        mixed_NHK = mixed[hidden_at // length, :, hidden_at % length]
-        return _dense(mixed_NHK.reshape(-1, heads * size), kernel), cache
+        mixed = by_group(_take_heads, mixed, hidden_at, hidden_at.ndim == 2)
+        return _dense(mixed.reshape(*hidden_at.shape, heads * size), kernel), cache
 
     def _heads(self, x_BLD: jax.Array, name: str) -> jax.Array:
         """[B, L, D] -> [B, H, L, K]."""
@@ -149,6 +152,17 @@ class FeedForward(nn.Module):
         gate, value = (_dense(x, self.param(name, up, (width, half))) for name in ("gate", "value"))
         down = self.param("down", _kernel(("hidden", "embed"), 1, self.config.layers), (half, width))
         return _dense(nn.gelu(gate) * value, down)
+
+
+def _take_tokens(x_bLD: jax.Array, at_N: jax.Array) -> jax.Array:
+    """The tokens b * L + l of a group: [N, D]."""
+    return jnp.take(x_bLD.reshape(-1, x_bLD.shape[-1]), at_N, axis=0, mode="clip")
+
+
+def _take_heads(mixed_bHLK: jax.Array, at_N: jax.Array) -> jax.Array:
+    """The same tokens of an array with the heads before the length: [N, H, K]."""
+    length = mixed_bHLK.shape[2]
+    return mixed_bHLK[at_N // length, :, at_N % length]
 
 
 def _dense(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from gato.model.config import ModelConfig
+from gato.model.groups import by_group
 from gato.model.patches import PatchEncoder
 from gato.model.smooth import fourier_rows
 from gato.sharding import constrain
@@ -49,7 +50,8 @@ class Embedding(nn.Module):
 
     def __call__(self, tokens: Mapping[str, jax.Array], train: bool) -> jax.Array:
         """ids, local_position [B, L] and, where there are patches, patch_index [B, L] (-1: no patch), patch_intervals
-        [B, L, 4], patches uint8 [P, 16, 16, 3] -> [B, L, D] of the model's dtype.
+        [B, L, 4], patches uint8 [G, P, 16, 16, 3] (or [P, 16, 16, 3], those of the only group of rows) -> [B, L, D] of
+        the model's dtype.
         """
         dtype = jnp.dtype(self.config.dtype)
         local_BL = tokens["local_position"].astype(jnp.int32)
@@ -58,11 +60,14 @@ class Embedding(nn.Module):
         action = self.config.local_positions
         place_BL = jnp.where(local_BL >= 0, local_BL, jnp.where(local_BL == ACTION_POSITION, action, action + 1))
         x_BLD = self._read(self.table, tokens["ids"])
-        if "patches" in tokens and tokens["patches"].shape[0] > 0:
+        if "patches" in tokens and tokens["patches"].shape[-4] > 0:
             index_BL = tokens["patch_index"]
             row_BL, column_BL = self._patch_position(tokens["patch_intervals"], train)
-            vectors_BLD = jnp.take(self.patches(tokens["patches"]), jnp.maximum(index_BL, 0), axis=0, mode="clip")
-            patch_BLD = vectors_BLD + self._read(self.patch_rows, row_BL) + self._read(self.patch_columns, column_BL)
+            pixels = tokens["patches"]
+            vectors = self.patches(pixels.reshape(-1, *pixels.shape[-3:])).reshape(*pixels.shape[:-3], x_BLD.shape[-1])
+            patch_BLD = by_group(_take_vectors, jnp.maximum(index_BL, 0), vectors, vectors.ndim == 3)
+            patch_BLD = patch_BLD.reshape(x_BLD.shape)  # also of groups
+            patch_BLD += self._read(self.patch_rows, row_BL) + self._read(self.patch_columns, column_BL)
             x_BLD = jnp.where((index_BL >= 0)[..., None], patch_BLD, x_BLD)
         return (x_BLD + self._read(places, place_BL)).astype(dtype)
 
@@ -92,6 +97,10 @@ class Embedding(nn.Module):
         else:
             positions_BL2 = jnp.asarray(evaluation_table(), jnp.int32)[starts_BL2, stops_BL2]
         return positions_BL2[..., 0], positions_BL2[..., 1]
+
+
+def _take_vectors(index_bL: jax.Array, vectors_PD: jax.Array) -> jax.Array:
+    return jnp.take(vectors_PD, index_bL, axis=0, mode="clip")
 
 
 def _initial_table(key: jax.Array, shape: tuple[int, int], config: ModelConfig) -> jax.Array:

@@ -60,13 +60,16 @@ class GatoModel(nn.Module):
 
         Args:
           batch: ids int32, local_position, segment_ids, positions, patch_index [B, L], patch_intervals [B, L, 4],
-            patches uint8 [P, 16, 16, 3]; other entries are ignored. P may be 0; the three patch entries may be absent.
+            patches uint8 [G, P, 16, 16, 3]; other entries are ignored. P may be 0; the three patch entries may be
+            absent. `groups` says what G is.
           train: needs ``rngs={"position": key}`` and, with stochastic depth or dropout, ``"dropout"``.
-          hidden_at: int32 [N], indices b * L + l. Only these tokens' states are finished: the last block's output
-            projection and feed-forward skip all others. Exact, gradients included.
+          hidden_at: int32 [G, N], indices b * L + l into each group's rows. Only these tokens' states are finished:
+            the last block's output projection and feed-forward skip all others. Exact, gradients included.
+
+        With one group, `patches` and `hidden_at` may come without the axis G.
 
         Returns:
-          [B, L, D], or [N, D] with `hidden_at`.
+          [B, L, D], or [G, N, D] with `hidden_at`.
         """
         x_BLD = self.dropout(self.embedding(batch, train), deterministic=not train)
         x_BLD = constrain(x_BLD, self.mesh, "batch", "length", "features")

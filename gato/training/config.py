@@ -43,6 +43,7 @@ class TrainConfig:
       text_model: path of a SentencePiece model; ``None`` is the default one of 32,000 pieces.
       extra_tokens: names of further special tokens of the vocabulary.
       mesh: how the devices are arranged.
+      accumulate: micro-batches that a batch is cut into, one after the other: less memory, the same gradient.
       log_every: steps between two lines of metrics; losses are means over all the steps in between.
       checkpoint_every: steps between two checkpoints; the last step is always saved.
       keep: newest checkpoints that stay on disk.
@@ -63,6 +64,7 @@ class TrainConfig:
     text_model: str | None = None
     extra_tokens: tuple[str, ...] = ()
     mesh: MeshConfig = MeshConfig()
+    accumulate: int = 1
     log_every: int = 10
     checkpoint_every: int = 1000
     keep: int = 3
@@ -79,6 +81,7 @@ class TrainConfig:
         for name in (
             "batch_size",
             "steps",
+            "accumulate",
             "log_every",
             "checkpoint_every",
             "keep",

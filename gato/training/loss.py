@@ -8,7 +8,8 @@ Table rows from `vocabulary_size` up to the rounded table size are masked out of
 depend on the rounding, the rounded rows get no gradient, and a perplexity means what it says. The mask fuses into the
 passes that logsumexp makes anyway.
 
-Shapes: B rows, L tokens a row, N targets (padded with weight 0), D width, V table rows, K kinds, S sources.
+Shapes: B rows, L tokens a row, G groups of rows, N targets of a group (padded with weight 0), D width, V table rows,
+K kinds, S sources.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from flax import struct
 
 from gato.tokenizers.layout import KINDS
 
-# float32 bytes of logits that are alive at once; above, the targets go through the head in chunks that the backward
-# pass computes again.
+# float32 bytes of a group's logits that are alive at once; above, the targets go through the head in chunks that the
+# backward pass computes again.
 LOGITS_BYTES = 1 << 30
 
 Head = Callable[[jax.Array], jax.Array]  # hidden [N, D] -> logits [N, V], float32
@@ -98,7 +99,7 @@ def _sums(nll_N: jax.Array, weight_N: jax.Array, kind_N: jax.Array, source_N: ja
 
 def sparse_loss(
     head: Head,
-    hidden_ND: jax.Array,
+    hidden_GND: jax.Array,
     batch: Mapping[str, Any],
     *,
     vocabulary_size: int,
@@ -110,31 +111,34 @@ def sparse_loss(
 
     Args:
       head: hidden [n, D] -> float32 logits [n, table_size].
-      hidden_ND: hidden states of the predicting tokens, ``target_index`` of the batch.
-      batch: has target_ids, target_weight, target_kind and target_source, each [N].
+      hidden_GND: hidden states of the predicting tokens, ``target_index`` of the batch; with one group also [N, D].
+      batch: has target_ids, target_weight, target_kind and target_source, each [G, N], or [N].
       vocabulary_size: ids from here on are masked out of the softmax.
       table_size: V, decides the size of a chunk.
       sources: S.
       logits_bytes: logits alive at once; see `LOGITS_BYTES`.
     """
-    target_N, weight_N = batch["target_ids"], batch["target_weight"]
-    count = len(target_N)
+    width, count = hidden_GND.shape[-1], batch["target_ids"].shape[-1]
+    hidden_GND, target_GN = hidden_GND.reshape(-1, count, width), batch["target_ids"].reshape(-1, count)
     chunks = -(-count * table_size * 4 // logits_bytes)
     if chunks <= 1:
-        nll_N = _nll_of_hidden(head, hidden_ND, target_N, vocabulary_size)
+        nll_N = _nll_of_hidden(head, hidden_GND.reshape(-1, width), target_GN.reshape(-1), vocabulary_size)
     else:
         size = -(-count // chunks)
         padding = chunks * size - count
-        hidden_CnD = jnp.pad(hidden_ND, ((0, padding), (0, 0))).reshape(chunks, size, -1)
-        target_Cn = jnp.pad(target_N, (0, padding)).reshape(chunks, size)
+        # A chunk holds a part of every group, so that each device works on each chunk.
+        hidden_GCnD = jnp.pad(hidden_GND, ((0, 0), (0, padding), (0, 0))).reshape(-1, chunks, size, width)
+        hidden_CnD = hidden_GCnD.swapaxes(0, 1).reshape(chunks, -1, width)
+        target_Cn = jnp.pad(target_GN, ((0, 0), (0, padding))).reshape(-1, chunks, size).swapaxes(0, 1)
 
         @jax.checkpoint
         def chunk(hidden_nD: jax.Array, target_n: jax.Array) -> jax.Array:
             return _nll_of_hidden(head, hidden_nD, target_n, vocabulary_size)
 
-        nll_Cn = jax.lax.map(lambda pair: chunk(*pair), (hidden_CnD, target_Cn))
-        nll_N = nll_Cn.reshape(-1)[:count]
-    return _sums(nll_N, weight_N, batch["target_kind"], batch["target_source"], sources)
+        nll_Cn = jax.lax.map(lambda pair: chunk(*pair), (hidden_CnD, target_Cn.reshape(chunks, -1)))
+        nll_N = nll_Cn.reshape(chunks, -1, size).swapaxes(0, 1).reshape(-1, chunks * size)[:, :count].reshape(-1)
+    weight_N, kind_N, source_N = (batch[f"target_{name}"].reshape(-1) for name in ("weight", "kind", "source"))
+    return _sums(nll_N, weight_N, kind_N, source_N, sources)
 
 
 def dense_loss(

@@ -23,7 +23,7 @@ from gato.tokenizers.sequence import SequenceTokenizer
 from gato.tokenizers.text import TextTokenizer
 from gato.tokenizers.vocabulary import Vocabulary
 from gato.training.checkpoint import CheckpointMeta, SourceMeta
-from gato.training.config import TrainConfig
+from gato.training.config import ConfigError, TrainConfig
 from gato.training.loss import LossSums
 from gato.training.optimizer import learning_rate_schedule, make_optimizer
 from gato.training.step import StepMetrics, TrainState, batch_loss, make_train_step, step_key
@@ -59,6 +59,8 @@ class Setup:
 
     Attributes:
       loader: batches of this process.
+      hosted: the groups of a batch that this process loads.
+      groups: of the global batch: `accumulate` for each part that the mesh splits a batch into.
       validation_batches: over the held-out episodes, the same at every validation.
       meta: what the checkpoints say about the run.
       source_names: in the order of the loss sums.
@@ -68,6 +70,8 @@ class Setup:
     """
 
     loader: Loader
+    hosted: list[int]
+    groups: int
     validation_batches: list[dict[str, np.ndarray]]
     meta: CheckpointMeta
     source_names: list[str]
@@ -82,12 +86,22 @@ class Setup:
         return jax.jit(self.create_state, out_shardings=self.state_shardings)()
 
     def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """A host batch on the devices. Every process holds its own rows; the global batch is all of them."""
-        shardings = sharding.batch_shardings(batch, self.mesh)
+        """A host batch on the devices. Every process holds the rows of its groups; the global batch is all of them."""
+        place = sharding.batch_sharding(self.mesh)
         if jax.process_count() == 1:
-            return jax.device_put(dict(batch), shardings)
-        make = jax.make_array_from_process_local_data
-        return {name: make(shardings[name], array) for name, array in batch.items()}
+            return jax.device_put(dict(batch), place)
+
+        def spread(array: np.ndarray) -> jax.Array:
+            size = len(array) // len(self.hosted)  # of a group
+
+            def part(index: tuple[slice, ...]) -> np.ndarray:
+                start, stop, _ = index[0].indices(self.groups * size)
+                first = self.hosted.index(start // size) * size
+                return array[first : first + stop - start]
+
+            return jax.make_array_from_callback((self.groups * size, *array.shape[1:]), place, part)
+
+        return {name: spread(array) for name, array in batch.items()}
 
 
 def build(config: TrainConfig) -> Setup:
@@ -100,14 +114,22 @@ def build(config: TrainConfig) -> Setup:
     recipe = get_recipe(config.recipe)
     tokenizer = make_tokenizer(config, recipe)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    parts = sharding.batch_parts(mesh)
+    groups = parts * config.accumulate
+    if config.batch_size % groups:
+        raise ConfigError(
+            f"batch_size {config.batch_size} must be a multiple of {groups}: {parts} parts on the mesh (data x fsdp), "
+            f"each in {config.accumulate} micro-batches (accumulate)"
+        )
+    hosted = sharding.hosted_groups(mesh, groups)
     loader = Loader(
         config.sources,
         tokenizer,
         batch_size=config.batch_size,
         length=config.length,
         seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        groups=groups,
+        hosted=hosted,
         threads=config.loader_threads,
         workers=config.loader_workers,
         derive=recipe.derive,
@@ -130,7 +152,14 @@ def build(config: TrainConfig) -> Setup:
     whole = sharding.replicated(mesh)
     # Batches come in a few static shapes, and `put` has placed them: their shardings are taken from the arguments.
     train_step = jax.jit(
-        make_train_step(loss, optimizer, schedule, seed=config.seed),
+        make_train_step(
+            loss,
+            optimizer,
+            schedule,
+            seed=config.seed,
+            accumulate=config.accumulate,
+            param_shardings=param_shardings if mesh.size > 1 else None,
+        ),
         in_shardings=(shardings, None),
         out_shardings=(shardings, whole),
         donate_argnums=0,
@@ -138,6 +167,8 @@ def build(config: TrainConfig) -> Setup:
     validation_step = jax.jit(loss, in_shardings=(shardings.params, None), out_shardings=whole)
     return Setup(
         loader=loader,
+        hosted=hosted,
+        groups=groups,
         validation_batches=validation_batches,
         meta=_meta(config, recipe, tokenizer, loader.sources),
         source_names=names,

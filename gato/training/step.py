@@ -55,7 +55,7 @@ def batch_loss(
 
     `params` are the model's variables, as `init_params` makes them.
     """
-    hidden_ND: Any = model.apply(params, batch, train=rngs is not None, hidden_at=batch["target_index"], rngs=rngs)
+    hidden_GND: Any = model.apply(params, batch, train=rngs is not None, hidden_at=batch["target_index"], rngs=rngs)
 
     def head(hidden_nD: jax.Array) -> Any:
         return model.apply(params, hidden_nD, method="logits")
@@ -63,7 +63,7 @@ def batch_loss(
     with jax.named_scope("loss"):
         return sparse_loss(
             head,
-            hidden_ND,
+            hidden_GND,
             batch,
             vocabulary_size=vocabulary_size,
             table_size=model.config.vocabulary_size,
@@ -72,27 +72,56 @@ def batch_loss(
 
 
 def make_train_step(
-    loss: Loss, optimizer: optax.GradientTransformation, schedule: optax.Schedule, *, seed: int
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    *,
+    seed: int,
+    accumulate: int = 1,
+    param_shardings: Any = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
     """The pure step.
 
-    Gradients are of the *sum* of the loss and are divided by the sum of the weights once, so that sums over
-    micro-batches can be accumulated before the division.
+    Gradients are of the *sum* of the loss and are divided by the sum of the weights once, after those of all
+    micro-batches were added: a mean of means would weigh a token by how many others its micro-batch happens to have.
 
     Args:
       loss: (params, batch, rngs) -> sums; `batch_loss` with its model and sizes filled in.
       optimizer, schedule: the schedule is the optimizer's own, for the metrics.
       seed: of dropped paths, dropout and patch positions.
+      accumulate: micro-batches that a batch is cut into, worked on one after the other.
+      param_shardings: where the gradients lie, `sharding.param_shardings`; None: where the compiler likes.
     """
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        rngs = {name: step_key(seed, name, state.step) for name in ("dropout", "position")}
-
+    def gradient_sums(params: Any, batch: Batch, rngs: dict[str, jax.Array]) -> tuple[Any, LossSums]:
         def loss_sum(params: Any) -> tuple[jax.Array, LossSums]:
             sums = loss(params, batch, rngs)
             return sums.loss, sums
 
-        gradients, sums = jax.grad(loss_sum, has_aux=True)(state.params)
+        gradients, sums = jax.grad(loss_sum, has_aux=True)(params)
+        if param_shardings is not None:
+            # Said here, each device gets the sum of its own part only (a reduce-scatter), not of everything.
+            gradients = jax.lax.with_sharding_constraint(gradients, param_shardings)
+        return gradients, sums
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        rngs = {name: step_key(seed, name, state.step) for name in ("dropout", "position")}
+        if accumulate == 1:
+            gradients, sums = gradient_sums(state.params, batch, rngs)
+        else:
+
+            def add(total: Any, numbered: tuple[jax.Array, Batch]) -> tuple[Any, None]:
+                number, part = numbered
+                own = {name: jax.random.fold_in(key, number) for name, key in rngs.items()}
+                return jax.tree.map(jnp.add, total, gradient_sums(state.params, part, own)), None
+
+            parts = micro_batches(batch, accumulate)
+            first = jax.tree.map(lambda array: array[0], parts)
+            shapes = jax.eval_shape(gradient_sums, state.params, first, rngs)
+            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+            if param_shardings is not None:
+                zeros = (jax.lax.with_sharding_constraint(zeros[0], param_shardings), zeros[1])
+            (gradients, sums), _ = jax.lax.scan(add, zeros, (jnp.arange(accumulate), parts))
         scale = 1.0 / jnp.where(sums.weight > 0, sums.weight, 1.0)
         gradients = jax.tree.map(lambda g: g * scale, gradients)
         with jax.named_scope("optimizer"):
@@ -104,3 +133,18 @@ def make_train_step(
         return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return train_step
+
+
+def micro_batches(batch: Batch, count: int) -> dict[str, jax.Array]:
+    """[G, ...] or [B, ...] -> [count, G / count, ...] or [count, B / count, ...]: every count-th group.
+
+    A device holds neighbouring groups, so this way each micro-batch has a part on every device and nothing moves.
+    """
+    groups = batch["target_index"].shape[0]
+
+    def split(array: jax.Array) -> jax.Array:
+        size = array.shape[0] // groups
+        array = array.reshape(groups // count, count, size, *array.shape[1:]).swapaxes(0, 1)
+        return array.reshape(count, -1, *array.shape[3:])
+
+    return {name: split(array) for name, array in batch.items()}

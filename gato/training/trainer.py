@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -150,6 +151,7 @@ class _Loop:
     ) -> None:
         self._config, self._run_dir, self._setup, self._checkpoints = config, run_dir, setup, checkpoints
         self._line, self._stop = line, stop
+        self._share = setup.groups / len(setup.hosted)  # the global batch over this process's part of it
         self._window = _Window(time.perf_counter())
         self._speed = _Window(time.perf_counter())  # of the live line: since the first step
         self._shapes: set[tuple[int, ...]] = set()
@@ -181,7 +183,8 @@ class _Loop:
             jax.tree.map(lambda x: x.copy_to_host_async(), metrics)
             if pending:
                 self._read(pending)
-            pending = _Dispatched(step, metrics, int(np.count_nonzero(batch["segment_ids"])), self._flops(batch))
+            tokens = round(np.count_nonzero(batch["segment_ids"]) * self._share)
+            pending = _Dispatched(step, metrics, tokens, self._flops(batch))
             if step == start + 1:
                 self._read(pending)
                 pending = None
@@ -220,15 +223,16 @@ class _Loop:
         return batch
 
     def _announce_shape(self, batch: Mapping[str, np.ndarray]) -> None:
-        shape = (len(batch["target_index"]), len(batch["patches"]))
+        shape = (batch["target_index"].shape[1], batch["patches"].shape[1])
         if shape not in self._shapes:
             self._shapes.add(shape)
-            self._line.say(f"compiling the step for {shape[0]} targets and {shape[1]} patches a batch")
+            rows = self._config.batch_size // self._setup.groups
+            self._line.say(f"compiling the step for {shape[0]} targets and {shape[1]} patches in {rows} rows")
 
     def _flops(self, batch: Mapping[str, np.ndarray]) -> float:
         rows, length = batch["ids"].shape
-        targets, patches = len(batch["target_index"]), len(batch["patches"])
-        return train_flops(self._config.model, rows, length, targets, patches) * jax.process_count()
+        targets, patches = batch["target_index"].size, math.prod(batch["patches"].shape[:2])
+        return train_flops(self._config.model, rows, length, targets, patches) * self._share
 
     def _read(self, done: _Dispatched) -> None:
         """Waits for a dispatched step, checks and records it."""
@@ -238,9 +242,9 @@ class _Loop:
         window.sums = add_sums(window.sums, metrics.sums)
         window.gradient_norm = max(window.gradient_norm, float(metrics.gradient_norm))
         window.learning_rate = float(metrics.learning_rate)
-        window.tokens += done.tokens * jax.process_count()
+        window.tokens += done.tokens
         window.flops += done.flops
-        self._speed.tokens += done.tokens * jax.process_count()
+        self._speed.tokens += done.tokens
         total = time.perf_counter() - self._speed.began
         self._line.update(done.step, float(metrics.sums.mean()), self._speed.tokens / total, self._speed.waited / total)
         if done.step % self._config.log_every == 0:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from gato.data_pipelines.collate import LISTS
 from gato.data_pipelines.episode import Episode, EpisodeSpec, LeafSpec
 from gato.data_pipelines.store_writer import StoreWriter
 from gato.tokenizers.layout import Layout
@@ -96,3 +98,25 @@ def write_all(root: Path) -> dict[str, Path]:
         "captions": (CAPTIONS, [captions_document(rng, k) for k in range(40)]),
     }
     return {name: write_store(root / name, name, spec, episodes) for name, (spec, episodes) in stores.items()}
+
+
+def one_group(
+    batches: Sequence[dict[str, np.ndarray]], hosted: Sequence[Sequence[int]] = ((0,),)
+) -> dict[str, np.ndarray]:
+    """The hosts' parts of a batch as the one group that a single device would get, without the axis of groups.
+
+    Args:
+      batches, hosted: of each host, its part and the groups in it.
+    """
+    groups: dict[int, dict[str, np.ndarray]] = {}
+    for batch, mine in zip(batches, hosted, strict=True):
+        size = len(batch["ids"]) // len(mine)
+        for k, group in enumerate(mine):
+            rows = slice(k * size, (k + 1) * size)
+            groups[group] = {name: array[k if name in LISTS else rows] for name, array in batch.items()}
+    rows = patches = 0
+    for group in (groups[number] for number in range(len(groups))):
+        group["patch_index"] = np.where(group["patch_index"] >= 0, group["patch_index"] + patches, -1)
+        group["target_index"] = group["target_index"] + np.int32(rows * group["ids"].shape[1])
+        rows, patches = rows + len(group["ids"]), patches + len(group["patches"])
+    return {name: np.concatenate([groups[n][name] for n in range(len(groups))]) for name in groups[0]}

@@ -22,6 +22,7 @@ from synthetic import (
     captions_document,
     make_tokenizer,
     missions_episode,
+    one_group,
     sentence,
     vectors_episode,
     write_store,
@@ -47,16 +48,16 @@ def configs(stores: dict[str, Path], **changes) -> list[SourceConfig]:
 
 
 def open_hosts(stores: dict[str, Path], hosts: int) -> list[Loader]:
-    options = {"process_count": hosts, "threads": 0}
+    """A group for each host."""
+    options = {"groups": hosts, "threads": 0}
     return [
-        Loader(configs(stores), make_tokenizer(), ROWS, LENGTH, 0, process_index=host, **options)
-        for host in range(hosts)
+        Loader(configs(stores), make_tokenizer(), ROWS, LENGTH, 0, hosted=[host], **options) for host in range(hosts)
     ]
 
 
 def global_batch(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The batch of all hosts without its padding, each token with the pixels of its own patch."""
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    joined = one_group(parts, [[host] for host in range(len(parts))])
     real = joined["target_weight"] > 0
     batch = {name: joined[name] for name in PER_TOKEN} | {name: joined[name][real] for name in PER_TARGET}
     index = joined["patch_index"]
@@ -227,7 +228,7 @@ def test_packed_rows_never_mix_segments(drawn, seed, number):
     segment of the token that predicts it."""
     with tempfile.TemporaryDirectory() as folder:
         loader = Loader(write_mixture(drawn, Path(folder)), make_tokenizer(), ROWS, LENGTH, seed, threads=0)
-        batch = loader.batch(number)
+        batch = one_group([loader.batch(number)])
         table, row_of = loader.rows.segments(number * ROWS, (number + 1) * ROWS)
         whole = {
             (source, episode): tokens_of(loader, source, episode)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import MISSIONS, VECTORS, make_tokenizer, missions_episode, vectors_episode, write_store
+from synthetic import MISSIONS, VECTORS, make_tokenizer, missions_episode, one_group, vectors_episode, write_store
 
 from gato.data_pipelines import loader as loader_module
 from gato.data_pipelines.errors import MixtureError, ResumeError
@@ -51,7 +51,7 @@ def test_a_batch_is_its_segments_tokenized_one_by_one(stores, cache_bytes):
     loader, tokenizer = open_loader(stores, cache_bytes=cache_bytes), make_tokenizer()
     prompted = patches_seen = 0
     for number in (0, 1, 5):
-        batch = loader.batch(number)
+        batch = one_group([loader.batch(number)])
         table, row_of = loader.rows.segments(number * ROWS, (number + 1) * ROWS)
         used = np.zeros((ROWS, LENGTH), bool)
         targets = []
@@ -109,7 +109,7 @@ def test_a_batch_is_its_segments_tokenized_one_by_one(stores, cache_bytes):
 
 
 def test_equal_patches_are_there_once(stores):
-    batch = open_loader(stores).batch(0)
+    batch = one_group([open_loader(stores).batch(0)])
     used = int(batch["patch_index"].max()) + 1
     assert len(np.unique(batch["patches"][:used].reshape(used, -1), axis=0)) == used
     assert used < (batch["patch_index"] >= 0).sum()
@@ -136,19 +136,24 @@ def test_threads_and_processes_give_the_same_stream(stores, threads, workers):
         same(a, b)
 
 
-@pytest.mark.parametrize("hosts", [2, 4])
-def test_hosts_take_slices_of_the_same_global_batches(stores, hosts):
+@pytest.mark.parametrize(
+    "hosted", [[[0, 1]], [[0], [1]], [[0, 1], [2, 3]], [[0], [1], [2], [3]], [[0, 3], [1, 2]], [[0, 1], [0, 1]]]
+)
+def test_hosts_and_groups_are_parts_of_the_same_global_batches(stores, hosted):
+    """Also where a host's groups are no neighbours, and where two hosts hold the same groups."""
     whole = open_loader(stores)
-    parts = [open_loader(stores, process_index=k, process_count=hosts) for k in range(hosts)]
+    groups = 1 + max(max(mine) for mine in hosted)
+    loaders = [open_loader(stores, groups=groups, hosted=mine) for mine in hosted]
     for number in (0, 3, 70):
-        expected = whole.batch(number)
-        batches = [part.batch(number) for part in parts]
-        joined = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+        expected = one_group([whole.batch(number)])
+        batches = [loader.batch(number) for loader in loaders]
+        joined = one_group(batches, hosted)
         for name in ("ids", "loss_weight", "local_position", "segment_ids", "positions", "kinds", "source"):
             np.testing.assert_array_equal(joined[name], expected[name])
         np.testing.assert_array_equal(joined["patch_intervals"], expected["patch_intervals"])
         assert len({batch["patches"].shape for batch in batches}) == 1
         assert len({batch["target_ids"].shape for batch in batches}) == 1
+        assert batches[0]["target_ids"].shape[0] == len(hosted[0])
         image = expected["patch_index"] >= 0
         np.testing.assert_array_equal(joined["patch_index"] >= 0, image)
         np.testing.assert_array_equal(
@@ -252,14 +257,14 @@ def test_validation_batches_repeat_and_keep_to_held_out_episodes(stores):
 
 def test_static_sizes_grow_in_powers_of_two(stores, monkeypatch):
     loader = open_loader(stores)
-    shapes = {len(loader.batch(number)["target_ids"]) for number in range(30)}
-    assert shapes == {loader.probe().targets}
+    shapes = {loader.batch(number)["target_ids"].shape for number in range(30)}
+    assert shapes == {(1, loader.probe().targets)}
     small = open_loader(stores)
     monkeypatch.setattr(small, "_capacities", loader_module.Capacities(4, 100))
-    batch = small.batch(0)
+    batch = one_group([small.batch(0)])
     assert len(batch["patches"]) in {4 * 2**k for k in range(8)}
     assert len(batch["target_ids"]) in {100 * 2**k for k in range(8)}
-    expected = loader.batch(0)
+    expected = one_group([loader.batch(0)])
     real = expected["target_weight"] > 0
     np.testing.assert_array_equal(batch["target_ids"][: real.sum()], expected["target_ids"][real])
 
@@ -293,8 +298,8 @@ def test_recipes_add_derived_tokens_and_weigh_episodes(stores, cache_bytes):
 
 
 def test_bad_sizes_are_refused(stores):
-    with pytest.raises(MixtureError, match="batch_size=8 must be a positive multiple of the 3 hosts"):
-        open_loader(stores, process_count=3)
+    with pytest.raises(MixtureError, match="batch_size=8 must be a positive multiple of groups=3"):
+        open_loader(stores, groups=3)
     with pytest.raises(MixtureError, match="length=1"):
         Loader(configs(stores), make_tokenizer(), 8, 1, 0)
     for wrong in ({"threads": -1}, {"workers": -1}):

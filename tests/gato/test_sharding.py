@@ -15,13 +15,20 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from gato.model.config import ModelError
 from gato.model.presets import preset
 from gato.model.transformer import abstract_params
-from gato.sharding import batch_shardings, make_mesh, param_shardings, state_shardings
+from gato.sharding import (
+    batch_parts,
+    batch_sharding,
+    hosted_groups,
+    make_mesh,
+    param_shardings,
+    state_shardings,
+)
 
 EIGHT_DEVICES = """
 import jax, jax.numpy as jnp, numpy as np, optax
 from gato.model.presets import preset
 from gato.model.transformer import GatoModel, init_params
-from gato.sharding import batch_shardings, make_mesh, param_shardings, replicated, state_shardings
+from gato.sharding import batch_sharding, make_mesh, param_shardings, replicated, state_shardings
 
 rng = np.random.default_rng(0)
 config = preset("tiny", position="transformer_xl", scan_layers=True, layers=2)
@@ -33,8 +40,8 @@ batch = {
     "positions": np.tile(np.arange(16) % 8, (rows, 1)),
     "patch_index": rng.integers(-1, 4, (rows, length)).astype(np.int32),
     "patch_intervals": np.tile(np.asarray([0, 64, 64, 128], np.int16), (rows, length, 1)),
-    "patches": rng.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8),
-    "target_index": np.arange(0, 128, 4, dtype=np.int32),
+    "patches": rng.integers(0, 256, (4, 4, 16, 16, 3), dtype=np.uint8),
+    "target_index": np.tile(np.arange(0, 32, 4, dtype=np.int32), (4, 1)),
 }
 optimizer = optax.sgd(0.1, momentum=0.9)
 
@@ -53,7 +60,7 @@ for sizes in ((1, 1, 1), (2, 2, 2)):
     params = jax.jit(lambda: init_params(config, jax.random.key(0)), out_shardings=places)()
     moments = state_shardings(jax.eval_shape(optimizer.init, params), places, mesh)
     state = jax.jit(optimizer.init, out_shardings=moments)(params)
-    on_mesh = jax.device_put(batch, batch_shardings(batch, mesh))
+    on_mesh = jax.device_put(batch, batch_sharding(mesh))
     model = GatoModel(config, mesh)
     run = jax.jit(lambda p, s, b: step(model, p, s, b), out_shardings=(replicated(mesh), places, moments))
     value, params, state = run(params, state, on_mesh)
@@ -117,12 +124,10 @@ def test_optimizer_state_lies_with_its_parameters():
     assert got["step"].spec == PartitionSpec()
 
 
-def test_batches_are_split_by_rows():
-    shapes = {"ids": np.zeros((256, 8)), "patches": np.zeros((100, 16, 16, 3)), "target_index": np.zeros(1024)}
-    got = batch_shardings(shapes, pod())
-    assert got["ids"].spec == PartitionSpec(("data", "fsdp"), None)
-    assert got["patches"].spec == PartitionSpec(None, None, None, None), "100 patches do not divide by 128"
-    assert got["target_index"].spec == PartitionSpec(("data", "fsdp"))
+def test_batches_are_split_by_rows_and_groups():
+    assert batch_sharding(pod()).spec == PartitionSpec(("data", "fsdp"))
+    assert batch_parts(pod()) == 128
+    assert hosted_groups(make_mesh(devices=jax.devices()[:1]), 3) == [0, 1, 2]
 
 
 def test_one_device_is_a_mesh_of_one():

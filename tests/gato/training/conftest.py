@@ -23,6 +23,7 @@ from gato.training.trainer import train
 
 VOCABULARY = Vocabulary(2048)
 SOURCES = 3
+TARGETS = ("target_index", "target_ids", "target_weight", "target_kind", "target_source")
 STEP = ("patch", "patch", "continuous", "text", "separator", "action", "action")
 
 
@@ -75,9 +76,31 @@ def target_index(batch: dict[str, np.ndarray], padding: int) -> dict[str, np.nda
                 entries.append((b * length + i, *(batch[k][target] for k in ("ids", "loss_weight", "kinds", "source"))))
     entries += [(0, 0, 0.0, 0, 0)] * padding
     columns = list(zip(*entries, strict=True))
-    names = ("target_index", "target_ids", "target_weight", "target_kind", "target_source")
     dtypes = (np.int32, np.int32, np.float32, np.int8, np.int16)
-    return {name: np.array(column, dtype) for name, column, dtype in zip(names, columns, dtypes, strict=True)}
+    return {name: np.array(column, dtype) for name, column, dtype in zip(TARGETS, columns, dtypes, strict=True)}
+
+
+def in_groups(batch: dict[str, np.ndarray], groups: int, padding: int = 3) -> dict[str, np.ndarray]:
+    """A `random_batch` as so many groups of rows, each with its own list of patches (in another order) and targets."""
+    rows = {name: array for name, array in batch.items() if name != "patches" and not name.startswith("target_")}
+    size, parts = len(batch["ids"]) // groups, []
+    for group in range(groups):
+        part = {name: array[group * size : (group + 1) * size] for name, array in rows.items()}
+        order = np.roll(np.arange(len(batch["patches"])), group)
+        index = part["patch_index"]
+        part["patch_index"] = np.where(index >= 0, np.argsort(order)[index], -1).astype(np.int32)
+        parts.append(part | {"patches": batch["patches"][order]} | target_index(part, 0))
+    most = max(len(part["target_index"]) for part in parts) + padding
+    for part in parts:
+        part |= target_index(part, most - len(part["target_index"]))
+    lists = {name: np.stack([part[name] for part in parts]) for name in ("patches", *TARGETS)}
+    return {name: np.concatenate([part[name] for part in parts]) for name in rows} | lists
+
+
+@pytest.fixture
+def group_batch():
+    """`in_groups` as a function."""
+    return in_groups
 
 
 @pytest.fixture

@@ -48,6 +48,20 @@ def test_sparse_equals_dense_with_gradients(make_batch, logits_bytes):
     assert_close(both(sparse, logits_bytes=logits_bytes), both(dense))
 
 
+@pytest.mark.parametrize("logits_bytes", [1 << 30, VOCABULARY.table_size * 4 * 7])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_groups_have_the_loss_of_one(make_batch, group_batch, groups, logits_bytes):
+    batch = make_batch(rows=4)
+    hidden = hidden_states(batch)
+    many = group_batch(batch, groups)
+    hidden_GND = jnp.take_along_axis(hidden.reshape(groups, -1, WIDTH), many["target_index"][..., None], axis=1)
+    head = lambda h: h @ TABLE.T  # noqa: E731
+    assert_close(
+        sparse_loss(head, hidden_GND, many, table_size=len(TABLE), logits_bytes=logits_bytes, **SIZES),
+        sparse(hidden, TABLE, batch),
+    )
+
+
 def test_loss_is_the_weighted_softmax_cross_entropy(make_batch):
     batch = make_batch()
     hidden = hidden_states(batch)

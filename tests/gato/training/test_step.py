@@ -13,7 +13,7 @@ from gato.model.transformer import GatoModel, init_params
 from gato.tokenizers.layout import KINDS
 from gato.training.loss import dense_loss
 from gato.training.optimizer import OptimizerConfig, learning_rate_schedule, make_optimizer
-from gato.training.step import TrainState, batch_loss, make_train_step, step_key
+from gato.training.step import TrainState, batch_loss, make_train_step, micro_batches, step_key
 
 SOURCES = 3
 OPTIMIZER = OptimizerConfig(learning_rate=1e-2, warmup_steps=2, decay_steps=10)
@@ -153,3 +153,35 @@ def test_a_bfloat16_step_is_near_the_float32_step_and_keeps_float32_parameters(c
         assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params))
     np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=0.02)
     assert losses["bfloat16"] != losses["float32"]
+
+
+@pytest.mark.parametrize(("groups", "accumulate"), [(1, 1), (4, 1), (4, 2), (4, 4), (8, 4)])
+def test_groups_and_micro_batches_take_the_same_step(params, make_batch, group_batch, groups, accumulate):
+    """Also with rows of very different weight: a mean of means would be another number."""
+    config = preset("tiny")
+    batch = make_batch(rows=8)
+    batch["target_weight"] *= np.where(batch["target_index"] // 64 < 3, 5, 1)
+    batch["loss_weight"] *= np.where(np.arange(8) < 3, 5, 1)[:, None]
+    starts = np.array([0, 64, 3, 90])[batch["patch_index"] % 4]  # intervals of one number: nothing is drawn
+    batch["patch_intervals"] = np.stack([starts, starts + 1, starts, starts + 1], -1).astype(np.int16)
+    optimizer, schedule = make_optimizer(OPTIMIZER, 10), learning_rate_schedule(OPTIMIZER, 10)
+    loss = functools.partial(batch_loss, GatoModel(config), vocabulary_size=3076, sources=SOURCES)
+
+    def two_steps(batch, accumulate):
+        state = TrainState(jnp.int32(1), params, optimizer.init(params))
+        step = jax.jit(make_train_step(loss, optimizer, schedule, seed=0, accumulate=accumulate))
+        state, _ = step(state, batch)
+        state, metrics = step(state, batch)
+        return state, metrics
+
+    state, metrics = two_steps(group_batch(batch, groups), accumulate)
+    expected_state, expected = two_steps(batch, 1)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), metrics, expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-4), state.params, expected_state.params)
+
+
+def test_micro_batches_take_a_part_of_every_device():
+    batch = {"ids": np.arange(24).reshape(12, 2), "target_index": np.arange(6)[:, None]}
+    parts = micro_batches(batch, 3)
+    assert parts["target_index"][..., 0].tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert parts["ids"][1, :, 0].tolist() == [4, 6, 16, 18]
