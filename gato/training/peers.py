@@ -37,7 +37,8 @@ class Peers:
     """Entered for the length of a run.
 
     An exception that leaves it in a run of several processes is printed and ends the process at once, with status 2 for
-    a `GatoError` and 1 for anything else: the ordinary way out waits minutes for processes that will not come.
+    a `GatoError`, 130 for Ctrl-C and 1 for anything else: the ordinary way out waits minutes for processes that will
+    not come.
     """
 
     def __init__(self) -> None:
@@ -64,15 +65,19 @@ class Peers:
         if error is None:
             self._say("done")
             return
+        status = 1
         if isinstance(error, GatoError):
             print(f"gato: {printed(error)}", file=sys.stderr)
+            status = 2
+        elif isinstance(error, KeyboardInterrupt):
+            status = 128 + signal.SIGINT
         else:
             traceback.print_exception(error)
         self._say(f"failed {' '.join(f'{type(error).__name__}: {error}'.split())[:300]}")
         sys.stderr.flush()
         if self._index == 0:
             time.sleep(GRACE + 2 * BEAT)  # the others must be able to read it
-        os._exit(2 if isinstance(error, GatoError) else 1)
+        os._exit(status)
 
     def stopping(self, step: int, noted: signal.Signals | None) -> signal.Signals | None:
         """The signal at which the run stops after `step`, the same on every process; None to go on.

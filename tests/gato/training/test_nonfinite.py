@@ -8,6 +8,7 @@ import pytest
 
 from gato.data_pipelines.rows import EPISODE, PROMPT_EPISODE, SOURCE
 from gato.recipes.gato import GATO
+from gato.tokenizers.errors import GatoError
 from gato.training import setup, trainer
 from gato.training.checkpoint import load_for_inference, saved_steps
 from gato.training.metrics import read_metrics
@@ -87,3 +88,13 @@ def test_too_many_in_a_row_stop_the_run(train_config, monkeypatch, tmp_path):
     with pytest.raises(DivergedError, match=r"step 3: after 2 skipped steps in a row, .* in every source of the batch"):
         train(train_config.replace(on_nonfinite="skip"), tmp_path)
     assert saved_steps(tmp_path) == []
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_a_recipe_that_weighs_an_episode_so_is_refused_before_the_first_step(
+    train_config, monkeypatch, tmp_path, weight
+):
+    recipe = dataclasses.replace(GATO, episode_weight=lambda episode: weight)
+    monkeypatch.setattr(setup, "get_recipe", lambda name: recipe)
+    with pytest.raises(GatoError, match=rf"the recipe's episode_weight of episode \d+ is {weight}"):
+        train(train_config, tmp_path)
