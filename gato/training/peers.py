@@ -47,10 +47,11 @@ class Peers:
         self._place = f"gato/{next(_runs)}"
         self._stop: tuple[int, signal.Signals] | None = None
         self._over = threading.Event()
+        self._watching = threading.Thread(target=self._watch, name="peers", daemon=True)
 
     def __enter__(self) -> Peers:
         if self._client is not None:
-            threading.Thread(target=self._watch, name="peers", daemon=True).start()
+            self._watching.start()
         return self
 
     def __exit__(
@@ -62,6 +63,7 @@ class Peers:
             # A broken collective, most likely, and the watching thread will know of whom.
             time.sleep(LOST_AFTER + 2 * BEAT)
         self._over.set()
+        self._watching.join(GRACE)  # or its next beat would stand where the last word belongs
         if error is None:
             self._say("done")
             return

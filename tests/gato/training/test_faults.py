@@ -1,13 +1,14 @@
 """Processes that are killed and disks that fill up: the run goes on to the same bits."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
-from processes import assert_same_run, start_training
+from processes import assert_same_run, start_training, without_timings
 
 from gato.training.checkpoint import saved_steps
 from gato.training.metrics import read_metrics
@@ -26,22 +27,33 @@ def kill_and_resume(config, run_dir, logs, kills, rng):
                 # So many steps after the one it resumes from, and then a little later: in the middle of something.
                 goal = resumed[-1] + int(rng.integers(1, 3 * config.checkpoint_every))
                 goal = min(goal, config.steps - 1)
-                alive = processes.until(lambda goal=goal: any(line["step"] >= goal for line in read_metrics(metrics)))
+
+                def reached(processes=processes, goal=goal):  # the lines of its predecessor go before its first step
+                    steps = (line["step"] for line in read_metrics(metrics))
+                    return "first step" in processes.output() and max(steps, default=0) >= goal
+
+                alive = processes.until(reached)
                 assert alive, f"the run ended by itself:\n{processes.everything()}"
                 time.sleep(rng.uniform(0, 0.2))
             processes.kill()
     return resumed
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(train_config, tmp_path):
-    config = train_config.replace(steps=30, checkpoint_every=3)
+def test_a_killed_and_a_stopped_run_go_on_to_the_same_bits(train_config, tmp_path):
+    config = train_config.replace(steps=60, checkpoint_every=3)
     train(config, tmp_path / "whole")
-    killed = tmp_path / "killed"
-    resumed = kill_and_resume(config, killed, tmp_path / "logs", 2, np.random.default_rng(4))
-    assert saved_steps(killed)[-1] < 30
-    assert train(config, killed).step == 30
-    assert resumed[-1] > 0
-    assert_same_run(killed, tmp_path / "whole")
+    run = tmp_path / "run"
+    kill_and_resume(config, run, tmp_path / "logs", 1, np.random.default_rng(4))
+    killed_at = saved_steps(run)[-1]
+    with start_training(config, run, tmp_path / "logs" / "stopped") as process:
+        assert process.until(lambda: "first step" in process.output()), process.everything()
+        process.send(0, signal.SIGTERM)
+        assert process.wait() == [143], process.everything()
+    stopped_at = saved_steps(run)[-1]
+    assert 0 < killed_at < stopped_at < 60
+    assert without_timings(run)[-1]["step"] == stopped_at
+    assert train(config, run).step == 60
+    assert_same_run(run, tmp_path / "whole")
 
 
 @pytest.mark.slow
