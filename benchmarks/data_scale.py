@@ -1,6 +1,6 @@
 """How the loader grows: many rows a second, many sources, many episodes, many minutes.
 
-    python benchmarks/data_scale.py [--json FILE] [--minutes 10]
+    python benchmarks/data_scale.py [--json FILE] [--minutes 10] [--quick]
 
 - `five sources`: rows of 1,024 tokens a second with two threads, from vectors, 64 px and 224 px pictures, raw and JPEG;
 - `600 sources`: CPU time a row of 600 small sources against 10 that hold the same episodes, in turns;
@@ -87,39 +87,42 @@ def resident() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def many_sources(folder: Path) -> dict[str, Any]:
+def many_sources(folder: Path, many: int) -> dict[str, Any]:
     """600 sources of 20 episodes against 10 of 1,200."""
     loaders = {}
-    for count in (10, 600):
-        paths: list[str | Path] = [write_vectors(folder / f"{count}-{k}", 12_000 // count, 50, k) for k in range(count)]
+    for count in (10, many):
+        episodes = 20 * many // count
+        paths: list[str | Path] = [write_vectors(folder / f"{count}-{k}", episodes, 50, k) for k in range(count)]
         began = time.perf_counter()
         loaders[count] = open_loader(paths)
         cpu_ms_per_row(loaders[count], 40)
         print(f"  {count} sources: {time.perf_counter() - began:.1f} s to open and to make 40 batches", flush=True)
     found = [{count: cpu_ms_per_row(loader, 60) for count, loader in loaders.items()} for _ in range(7)]
     return {
-        "case": "600 sources",
+        "case": f"{many} sources",
         "ms_per_row_10": statistics.median(one[10] for one in found),
-        "ms_per_row_600": statistics.median(one[600] for one in found),
-        "ratio": statistics.median(one[600] / one[10] for one in found),
+        f"ms_per_row_{many}": statistics.median(one[many] for one in found),
+        "ratio": statistics.median(one[many] / one[10] for one in found),
     }
 
 
-def million(folder: Path) -> dict[str, Any]:
-    path = write_vectors(folder / "million", 1_000_000, 4, 0)
+def many_episodes(folder: Path, count: int) -> dict[str, Any]:
+    path = write_vectors(folder / "many", count, 4, 0)
     script = FIRST_BATCH.format(folder=str(Path(__file__).parent))
     times = []
     for _ in range(3):
         done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
         times.append(float(done.stdout))
-    return {"case": "a million episodes", "first_batch_seconds": statistics.median(times)}
+    return {"case": f"{count:,} episodes", "first_batch_seconds": statistics.median(times)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", metavar="FILE", help="also write the table to this file")
     parser.add_argument("--minutes", type=float, default=10.0, help="of the memory's curve (default 10)")
+    parser.add_argument("--quick", action="store_true", help="a hundredth of it: shows that it runs, not what it costs")
     arguments = parser.parse_args()
+    share = 0.01 if arguments.quick else 1.0
     rows: list[dict[str, Any]] = []
 
     def report(row: dict[str, Any]) -> None:
@@ -131,19 +134,19 @@ def main() -> None:
         five: list[str | Path] = [
             write_case(folder / case.replace(" ", "-"), leaf, as_jpeg, 20) for case, (leaf, as_jpeg) in CASES.items()
         ]
-        report({"case": "five sources", "rows_per_second": rows_per_second(open_loader(five, 2), 30)})
-        report(many_sources(folder))
-        report(million(folder))
+        report({"case": "five sources", "rows_per_second": rows_per_second(open_loader(five, 2), 30 * share)})
+        report(many_sources(folder, 60 if arguments.quick else 600))
+        report(many_episodes(folder, round(1_000_000 * share)))
         loader = open_loader(five, 2)
-        rows_per_second(loader, 20)
+        rows_per_second(loader, 20 * share)
         curve, began = [resident()], time.perf_counter()
-        while time.perf_counter() - began < 60 * arguments.minutes:
-            rows_per_second(loader, 10)
+        while time.perf_counter() - began < 60 * arguments.minutes * share:
+            rows_per_second(loader, 10 * share)
             curve.append(resident())
         report(
             {
                 "case": "memory",
-                "minutes": arguments.minutes,
+                "minutes": arguments.minutes * share,
                 "first_mb": curve[0],
                 "last_mb": curve[-1],
                 "most_mb": max(curve),

@@ -29,6 +29,8 @@ class Reader(Protocol):
       metadata: about the source: format, version, task, ...
       jpeg: image leaves whose values are JPEG files.
       identity: a hash that changes when the data change, cheap to compute (names, sizes and times of the files).
+      unreadable: errors of files that were found missing or damaged on opening. Reading a record of such a file raises
+        its error; a file whose records cannot be counted is one record.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Reader(Protocol):
     metadata: Mapping[str, Any]
     jpeg: Sequence[str]
     identity: str
+    unreadable: Sequence[GatoError]
 
     def __len__(self) -> int:
         """Number of records; most formats have one episode in a record."""
@@ -87,7 +90,8 @@ def identity_of(files: Iterable[Path], *words: object) -> str:
     """A hash of the names, sizes and times of files, and of further words."""
     digest = hashlib.blake2b(digest_size=16)
     for file in sorted(files):
-        about = file.stat()
-        digest.update(f"{file.name}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
+        about = file.stat() if file.exists() else None
+        size, changed = (about.st_size, about.st_mtime_ns) if about else ("missing", "")
+        digest.update(f"{file.name}\0{size}\0{changed}\0".encode())
     digest.update(repr(words).encode())
     return digest.hexdigest()

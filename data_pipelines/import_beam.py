@@ -1,6 +1,6 @@
 """`gato data import` on Apache Beam: the parts of an import as elements of a pipeline, on any runner.
 
-    python -m gato.data_pipelines.import_beam SOURCE DEST [--bad skip] [--format F] -- --runner=... (Beam's own options)
+    python -m gato.data_pipelines.import_beam SOURCE DEST [options of `gato data import`] -- --runner=... (Beam's own)
 
 SOURCE and DEST lie on a file system that all workers see. Beam wants an older protobuf than the rest: install it in an
 environment of its own, ``pip install -e ".[formats,beam]"``, on every worker. The store is, to the bit, the one
@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from gato.data_pipelines.import_arguments import add_import_arguments, reference_of, report_of
 from gato.data_pipelines.import_source import Bad, Imported, Part, import_part, plan_import
 from gato.data_pipelines.readers.extras import require
 from gato.data_pipelines.readers.registry import SourceReference
@@ -41,16 +42,15 @@ def import_with_beam(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("source", metavar="SOURCE", help="as of `gato data import`")
-    parser.add_argument("dest", type=Path, metavar="DEST", help="the store to make")
-    parser.add_argument("--path", default="", metavar="FOLDER")
-    parser.add_argument("--format", default="")
-    parser.add_argument("--bad", choices=("fail", "skip"), default="fail")
-    found, options = parser.parse_known_args(arguments)
-    reference = SourceReference(found.source, found.path, found.format)
-    done = import_with_beam(reference, found.dest, found.bad, [option for option in options if option != "--"])
-    print(f"{done.store}: {done.episodes:,} episodes, {done.timesteps:,} timesteps, {len(done.skipped)} skipped")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    own = given.index("--") if "--" in given else len(given)
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").split("\n", 1)[0], epilog="Beam's own options follow after --"
+    )
+    add_import_arguments(parser)
+    found = parser.parse_args(given[:own])
+    done = import_with_beam(reference_of(found), found.dest, found.bad, given[own + 1 :])
+    print(*report_of(done), sep="\n")
 
 
 if __name__ == "__main__":

@@ -66,13 +66,14 @@ def import_source(
     """Imports a source into the store ``dest``.
 
     Args:
-      bad: what to do with an episode that is damaged or does not match the spec: stop, or leave it out and list it.
+      bad: what to do with an episode that is damaged or does not match the spec, and with a file that cannot be opened:
+        stop, or leave it out and list it.
       processes: that read and write; the store does not depend on it.
       progress: whether to show it on stderr.
 
     Raises:
-      SourceError: the source cannot be read; the message names the file, the record and the leaf. What was imported is
-        kept: after the cause is mended, the same call goes on.
+      SourceError: the source cannot be read; the message names the file, the record and the leaf. A file that cannot
+        even be opened is refused before anything is written. What was imported is kept: the same call goes on.
       StoreError: ``dest`` holds something else, the disk is full, or nothing is left to import.
     """
     plan = plan_import(reference, dest, bad)
@@ -158,6 +159,8 @@ def plan_import(reference: SourceReference, dest: str | os.PathLike[str], bad: B
     identity = f"{source.identity}-{store_format.VERSION}"
     if dest.exists() and not (dest.is_dir() and not any(dest.iterdir())):  # an empty folder is as good as none
         return _existing(dest, identity, bad)
+    if bad == "fail" and source.reader.unreadable:
+        raise source.reader.unreadable[0]
     folder = dest.with_name(f".{dest.name}.import")
     return ImportPlan(reference, source, dest, folder, _prepare(folder, source, identity, bad), bad, identity)
 

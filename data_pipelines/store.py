@@ -1,17 +1,22 @@
 """The training store: one source's episodes (or documents) in a folder, for fast random reads of a few timesteps.
 
-    store.json            version, name, spec, metadata, shards with their sizes, groups, fingerprint, its own checksum
+    store.json            version, name, spec, metadata, groups, shards with sizes and digests, the digest of the index,
+                          fingerprint, its own checksum
     index.npz             lengths, returns, group of each episode, offsets into episodes.jsonl, a checksum of each line
     episodes.jsonl        per episode: terminated, truncated, metadata
     data-00000.array_record ...     (of an import: part-00000/data-00000.array_record ...)
 
 A record holds 8 to 32 timesteps (`store_format`), compressed by ArrayRecord with zstd level 3. Every byte is behind a
-checksum: the records' are ArrayRecord's, those of the index are the zip archive's. Stores are made by `store_writer`.
+checksum: the records' are ArrayRecord's. And every file is tied to its store: the last record of a shard is the digest
+of the records before it, which ``store.json`` states, too, so that another shard is noticed when it is opened without
+reading it; ``store.json`` states the index's digest, and the index has the lines' checksums. Stores are made by
+`store_writer`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import mmap
 import os
@@ -38,6 +43,11 @@ def checksum(header: Mapping[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(header, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
+def content_digest(data: bytes | memoryview = b"") -> Any:
+    """A hash, to be updated, of what tells one file of data from another: 16 bytes."""
+    return hashlib.blake2b(data, digest_size=16)
+
+
 class Store:
     """Opens a store; reads are thread-safe.
 
@@ -46,11 +56,12 @@ class Store:
       lengths: int32 [N] timesteps of each episode. returns: float64 [N] sum of rewards.
       groups: int32 [N] index into `group_names`, the distinct (task, agent) pairs: prompts stay within a group.
       jpeg: paths of the image leaves that are kept as JPEG files.
-      shards: files with their numbers of records and bytes.
+      shards: files with their numbers of records and bytes, and their digests.
       fingerprint: hash of the spec and of every byte of data.
 
     Raises:
-      StoreError: no store, another version, a missing or damaged file.
+      StoreError: no store, another version, a missing or damaged file, an index of another store. A shard of another
+        store is noticed when it is first read.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -77,6 +88,7 @@ class Store:
         self.shards: list[dict[str, Any]] = header["shards"]
         self.group_names = [(task, agent) for task, agent in header["groups"]]
         self.fingerprint: str = header["fingerprint"]
+        self._index_digest: str = header["index"]
         index = self.index()
         self.lengths, self.returns, self.groups = index["lengths"], index["returns"], index["groups"]
         self._lines, self._checks = index["lines"], index["checks"]
@@ -128,11 +140,16 @@ class Store:
 
     def index(self) -> dict[str, np.ndarray]:
         """The arrays of ``index.npz`` (`INDEX`)."""
+        file = self.path / "index.npz"
         try:
-            with np.load(self.path / "index.npz") as index:
-                return {name: index[name] for name in INDEX}
-        except Exception as error:  # zipfile and numpy raise many kinds for a damaged archive
-            raise StoreError(f"{self.path}/index.npz: cannot be read ({error}); {AGAIN}") from error
+            data = file.read_bytes()
+        except OSError as error:
+            raise StoreError(f"{file}: cannot be read ({error}); {AGAIN}") from error
+        found = content_digest(data).hexdigest()
+        if found != self._index_digest:
+            raise StoreError(f"{file}: {_other(found, self._index_digest)}")
+        with np.load(io.BytesIO(data)) as index:
+            return {name: index[name] for name in INDEX}
 
     def _about(self, index: int) -> dict[str, Any]:
         begin, end = int(self._lines[index]), int(self._lines[index + 1])
@@ -173,12 +190,22 @@ class Store:
             file = self.path / about["file"]
             options = "readahead_buffer_size:0,max_parallelism:0"
             reader = ArrayRecordReader(str(file), options, file_reader_buffer_size=1 << 15)
-            count = reader.num_records() if reader.ok() else 0
+            count = reader.num_records() - 1 if reader.ok() else 0  # the last one is the digest
             if count != about["records"]:
                 raise StoreError(f"{file}: {count} records instead of {about['records']}; {AGAIN}")
+            (digest,) = reader.read(count, count + 1)
+            if digest.hex() != about["digest"]:
+                raise StoreError(f"{file}: {_other(digest.hex(), about['digest'])}")
             return reader
 
         return self._open.get(self.shards[shard]["file"], open_file)
+
+
+def _other(found: str, expected: str) -> str:
+    return (
+        f"damaged, or of another store: its digest is {found}, store.json says {expected}; put the right file back, or "
+        f"{AGAIN}"
+    )
 
 
 def first_line(error: Exception) -> str:

@@ -21,7 +21,7 @@ from gato.data_pipelines import jpeg
 from gato.data_pipelines.episode import Episode, EpisodeSpec, LeafSpec
 from gato.data_pipelines.errors import StoreError
 
-VERSION = 2
+VERSION = 3  # 3: digests tie the files to their store
 LENGTHS = np.dtype("<u4")
 REWARDS = np.dtype("<f4")
 

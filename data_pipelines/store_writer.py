@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import hashlib
+import io
 import json
 import os
 import shutil
@@ -25,7 +25,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from gato.data_pipelines import jpeg, store_format
 from gato.data_pipelines.episode import Episode, EpisodeSpec, check_episode
 from gato.data_pipelines.errors import StoreError
-from gato.data_pipelines.store import INDEX, Store, checksum, first_line
+from gato.data_pipelines.store import INDEX, Store, checksum, content_digest, first_line
 
 SHARD_BYTES = 256 << 20  # of uncompressed records; a new shard starts beyond it
 
@@ -61,7 +61,8 @@ class StoreWriter:
         self.name, self.spec, self.metadata = name, spec, dict(metadata)
         unique = f".{uuid.uuid4().hex[:12]}" if part else ""
         self._partial = self.path.with_name(f".{self.path.name}{unique}.partial")
-        self._digest = hashlib.blake2b(json.dumps(spec.to_json()).encode(), digest_size=16)
+        self._digest = content_digest(json.dumps(spec.to_json()).encode())
+        self._shard_digest = content_digest()
         self._lengths: list[int] = []
         self._returns: list[float] = []
         self._groups: list[int] = []
@@ -134,11 +135,11 @@ class StoreWriter:
     def _write_record(self, record: bytes) -> None:
         if self._writer is None:
             name = f"data-{len(self._shards):05d}.array_record"
-            self._shards.append({"file": name, "records": 0, "bytes": 0})
+            self._shards.append({"file": name, "records": 0, "bytes": 0, "digest": ""})
             self._writer = ArrayRecordWriter(str(self._partial / name), "group_size:1,zstd:3")
-            self._shard_bytes = 0
+            self._shard_bytes, self._shard_digest = 0, content_digest()
         self._writer.write(record)
-        self._digest.update(record)
+        self._shard_digest.update(record)
         self._shards[-1]["records"] += 1
         self._shard_bytes += len(record)
         if self._shard_bytes >= SHARD_BYTES:
@@ -146,10 +147,13 @@ class StoreWriter:
 
     def _close_shard(self) -> None:
         if self._writer is not None:
+            self._writer.write(self._shard_digest.digest())  # behind the data: `Store` knows the shard by it
             self._writer.close()
             self._writer = None
             shard = self._shards[-1]
             shard["bytes"] = (self._partial / shard["file"]).stat().st_size
+            shard["digest"] = self._shard_digest.hexdigest()
+            self._digest.update(self._shard_digest.digest())
 
     def _encoded(self, episode: Episode) -> Episode:
         """The episode with JPEG files in place of the arrays of JPEG leaves."""
@@ -174,8 +178,6 @@ class StoreWriter:
             "lines": self._lines,
             "checks": self._checks,
         }
-        stored: dict[str, Any] = {name: np.array(index[name], kind) for name, kind in INDEX.items()}
-        np.savez(self._partial / "index.npz", **stored)
         header = {
             "version": store_format.VERSION,
             "name": self.name,
@@ -186,6 +188,7 @@ class StoreWriter:
             "timesteps": sum(self._lengths),
             "groups": [list(group) for group in self._group_names],
             "shards": self._shards,
+            "index": _write_index(self._partial, {name: np.array(index[name], kind) for name, kind in INDEX.items()}),
             "fingerprint": self._digest.hexdigest(),
         }
         write_header(self._partial, header)
@@ -219,7 +222,7 @@ def merge_parts(parts: Sequence[Path], folder: Path, metadata: Mapping[str, Any]
     Raises:
       StoreError: a part is damaged, the parts have no episode, or the disk is full.
     """
-    digest = hashlib.blake2b(digest_size=16)
+    digest = content_digest()
     names: dict[tuple[str, str], int] = {}
     arrays: dict[str, list[np.ndarray]] = {name: [] for name in INDEX}
     shards, begin = [], 0
@@ -240,10 +243,9 @@ def merge_parts(parts: Sequence[Path], folder: Path, metadata: Mapping[str, Any]
                 inside = part.relative_to(folder)
                 shards += [{**shard, "file": f"{inside}/{shard['file']}"} for shard in store.shards]
         arrays["lines"].append(np.array([begin], np.int64))
-        merged: dict[str, Any] = {name: np.concatenate(values).astype(INDEX[name]) for name, values in arrays.items()}
+        merged = {name: np.concatenate(values).astype(INDEX[name]) for name, values in arrays.items()}
         if not len(merged["lengths"]):
             raise StoreError(f"{folder}: no episode was imported")
-        np.savez(folder / "index.npz", **merged)
         header = {
             "version": store_format.VERSION,
             "name": store.name,
@@ -254,6 +256,7 @@ def merge_parts(parts: Sequence[Path], folder: Path, metadata: Mapping[str, Any]
             "timesteps": int(merged["lengths"].sum(dtype=np.int64)),
             "groups": [list(key) for key in names],
             "shards": shards,
+            "index": _write_index(folder, merged),
             "fingerprint": digest.hexdigest(),
         }
         write_header(folder, header)
@@ -261,6 +264,15 @@ def merge_parts(parts: Sequence[Path], folder: Path, metadata: Mapping[str, Any]
         full = error.errno == errno.ENOSPC
         why = "the disk is full; free some space and run again" if full else error.strerror or str(error)
         raise StoreError(f"{folder}: cannot be written: {why}") from error
+
+
+def _write_index(folder: Path, arrays: Mapping[str, np.ndarray]) -> str:
+    """``index.npz``; returns the digest of its bytes."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **dict(arrays))  # type: ignore[arg-type]
+    data = buffer.getvalue()
+    (folder / "index.npz").write_bytes(data)
+    return content_digest(data).hexdigest()
 
 
 def _plain(value: Any) -> Any:

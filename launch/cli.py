@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from gato.data_pipelines.import_arguments import add_import_arguments
 from gato.data_pipelines.worker_process import cores
 from gato.tokenizers.errors import GatoError, printed, suggest
 
@@ -143,24 +144,7 @@ def _add_data(commands: Any) -> None:
         "  gato data import episodes/ data/mine --values actions.action=6\n"
         "  gato data import my_robot.py:ROBOT data/robot --path /mnt/recordings --bad skip",
     )
-    load.add_argument(
-        "source", metavar="SOURCE", help="folder or file; or FILE.py[:NAME] with a DatasetSpec, or its name"
-    )
-    load.add_argument("dest", type=Path, metavar="DEST", help="the store to make")
-    load.add_argument("--path", default="", metavar="FOLDER", help="of the data, where the DatasetSpec names none")
-    load.add_argument("--format", default="", help="rlds, rlu, minari, lerobot, arrays, text, ... (default: found out)")
-    load.add_argument("--name", default="", help="of the source in mixtures (default: the data set's own)")
-    load.add_argument(
-        "--values",
-        type=_leaf_values,
-        action="append",
-        default=[],
-        metavar="LEAF=N",
-        help="integers 0..N-1, e.g. actions.action=18",
-    )
-    load.add_argument(
-        "--bad", choices=("fail", "skip"), default="fail", help="bad episodes: stop (default), or leave out"
-    )
+    add_import_arguments(load)
     load.add_argument("--processes", type=_positive, default=cores(), metavar="N", help="(default: the cores)")
 
     check = action(
@@ -195,13 +179,6 @@ def _add_data(commands: Any) -> None:
 
 
 _Formatter = argparse.RawDescriptionHelpFormatter
-
-
-def _leaf_values(text: str) -> tuple[str, int]:
-    leaf, _, count = text.rpartition("=")
-    if not leaf or not count.isdigit() or int(count) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no LEAF=N, e.g. actions.action=18")
-    return leaf, int(count)
 
 
 def _seconds(text: str) -> float:

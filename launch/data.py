@@ -13,12 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from gato.data_pipelines.check import DISTINCT, LeafReport, StoreReport, check_store
+from gato.data_pipelines.import_arguments import reference_of, report_of
 from gato.data_pipelines.import_source import import_source
-from gato.data_pipelines.readers.registry import SourceReference
 from gato.launch.scores import PIPED_WIDTH
 from gato.tokenizers.errors import GatoError
-
-SHOWN = 10  # skipped records that are printed; all are in the store
 
 
 def run(arguments: argparse.Namespace) -> int | None:
@@ -29,16 +27,9 @@ def run(arguments: argparse.Namespace) -> int | None:
 
 def run_import(arguments: argparse.Namespace) -> None:
     """Imports one source and says what came of it."""
-    reference = SourceReference(
-        arguments.source, arguments.path, arguments.format, tuple(arguments.values), arguments.name
-    )
+    reference = reference_of(arguments)
     done = import_source(reference, arguments.dest, bad=arguments.bad, processes=arguments.processes)
-    what = "was imported before" if done.already_there else "imported"
-    print(f"{done.store}: {what}: {done.episodes:,} episodes, {done.timesteps:,} timesteps")
-    if done.skipped:
-        print(f"skipped {len(done.skipped):,} bad episodes (all in {done.store}/skipped.jsonl):")
-        for number, why in done.skipped[:SHOWN]:
-            print(f"  record {number}: {why}")
+    print(*report_of(done), sep="\n")
 
 
 def run_check(arguments: argparse.Namespace) -> int:

@@ -49,7 +49,15 @@ class ArraysReader:
         if any(file.suffix == NPZ for file in files) and any(file.suffix in HDF5 for file in files):
             raise SourceError(f"{path}: holds both npz and HDF5 files; put them into two folders, they are two sources")
         # (file, group of an HDF5 file; "": the file itself)
-        self._episodes = [(file, group) for file in files for group in _groups(file)]
+        self._episodes: list[tuple[Path, str]] = []
+        self.unreadable: list[SourceError] = []
+        for file in files:
+            try:
+                groups = _groups(file)
+            except SourceError as error:
+                self.unreadable.append(error)
+                groups = [""]  # reading it raises the same: one bad file among many can be left out
+            self._episodes += [(file, group) for group in groups]
         if not self._episodes:
             raise SourceError(f"{path}: no episode in it; {LAYOUT}")
         self.name = path.name if path.is_dir() else path.stem
@@ -158,14 +166,11 @@ def _groups(file: Path) -> list[str]:
     """The episodes of a file: groups of an HDF5 file; [""]: it is one itself."""
     if file.suffix not in HDF5:
         return [""]
-    try:
-        with _opened(file) as opened:
-            if any(name in opened for name in GROUPS):
-                return [""]
-            # None is what h5py gives for a damaged group: an episode that cannot be read, not one that is not there.
-            return sorted(name for name, item in opened.items() if item is None or hasattr(item, "items"))
-    except SourceError:
-        return [""]  # reading it says what is wrong: one bad file among many can be skipped
+    with _opened(file) as opened:
+        if any(name in opened for name in GROUPS):
+            return [""]
+        # None is what h5py gives for a damaged group: an episode that cannot be read, not one that is not there.
+        return sorted(name for name, item in opened.items() if item is None or hasattr(item, "items"))
 
 
 @contextlib.contextmanager

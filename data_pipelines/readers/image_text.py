@@ -58,6 +58,7 @@ class ImageTextReader:
         self._samples: Folder | Tars = Folder(path, listed) if listed is not None else Tars(path)
         if not len(self._samples):
             raise SourceError(f"{path}: no picture with a text in it")
+        self.unreadable = self._samples.unreadable
         self.identity = identity_of(self._samples.files, self._size, pairs)
         self._order = draws.permutation(len(self._samples), "pairs") if pairs > 1 else None
         self._texts = first_good(len(self._samples), self._kind)

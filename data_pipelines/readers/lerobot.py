@@ -60,6 +60,8 @@ class LeRobotReader:
             raise SourceError(f"{path}: no feature called action")
         self.spec = control_spec(found, str(path))
         self.jpeg = tuple(p for p, leaf in self.spec.observations.items() if leaf.modality == "image")
+        self.unreadable = [error for episode in self._meta.episodes if (error := episode.missing()) is not None]
+        self._numbers = {episode.index for episode in self._meta.episodes}
         self.metadata = {"dataset": self.name, "fps": self._meta.fps, "embodiment": self._meta.robot, "agent": "human"}
         self.identity = identity_of(self._meta.files, self._size, sorted(map(repr, leaves.items())))
 
@@ -72,6 +74,9 @@ class LeRobotReader:
 
     def read(self, index: int) -> Iterator[Episode]:
         about, where = self._meta.episodes[index], self.where(index)
+        missing = about.missing()
+        if missing is not None:
+            raise missing
         rows = self._rows(about)
         groups: dict[str, dict[str, Any]] = {"observations": {}, "actions": {}}
         for group in groups:
@@ -95,11 +100,12 @@ class LeRobotReader:
         yield Episode(groups["observations"], groups["actions"], rewards, metadata=metadata)
 
     def _rows(self, about: lerobot_meta.EpisodeFiles) -> dict[str, list[Any]]:
-        table = _table(about.data, about.data.stat().st_mtime_ns)
+        table, numbers, present = _table(about.data, about.data.stat().st_mtime_ns)
         where = f"{about.data}: episode {about.index}"
-        if "episode_index" not in table:
-            raise SourceError(f"{about.data}: no column episode_index")
-        chosen = np.flatnonzero(np.asarray(table["episode_index"]) == about.index)
+        strange = present - self._numbers
+        if strange:
+            raise SourceError(f"{about.data}: has rows of episode {min(strange)}, which meta/ does not list")
+        chosen = np.flatnonzero(numbers == about.index)
         if len(chosen) != about.length:
             raise SourceError(f"{where}: {len(chosen)} rows, but the meta data says {about.length}")
         if (np.diff(chosen) != 1).any():
@@ -164,5 +170,10 @@ def _stacked(raw: list[Any], where: str) -> Any:
 
 
 @functools.lru_cache(maxsize=2)
-def _table(file: Path, modified: int) -> dict[str, list[Any]]:
-    return lerobot_meta.read_table(file)
+def _table(file: Path, modified: int) -> tuple[dict[str, list[Any]], np.ndarray, set[int]]:
+    """The columns of a file, the episode of each row, and the episodes that have rows."""
+    table = lerobot_meta.read_table(file)
+    numbers = np.asarray(table.get("episode_index", []))
+    if numbers.dtype.kind not in "iu":
+        raise SourceError(f"{file}: no column episode_index of whole numbers")
+    return table, numbers, set(np.unique(numbers).tolist())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,13 @@ class EpisodeFiles:
     data: Path
     videos: dict[str, tuple[Path, float]]
 
+    def missing(self) -> SourceError | None:
+        """The error of a file that is not there."""
+        for file in (self.data, *(file for file, _ in self.videos.values())):
+            if not file.exists():
+                return SourceError(f"{file}: missing; episode {self.index} needs it, copy the data set again")
+        return None
+
 
 @dataclasses.dataclass(frozen=True)
 class Meta:
@@ -49,6 +58,10 @@ def load(path: Path) -> Meta:
         raise SourceError(f"{path}/meta/info.json: version {version!r}; {', '.join(VERSIONS)} can be read")
     try:
         features = {name: dict(about) for name, about in info["features"].items()}
+        for name, about in features.items():
+            lacking = [word for word in ("dtype", "shape") if word not in about]
+            if lacking:
+                raise SourceError(f"{path}/meta/info.json: feature {name!r} has no {lacking[0]!r}")
         videos = [name for name, about in features.items() if about["dtype"] == "video"]
         old = version != "v3.0"
         episodes = list((_episodes_of_v2 if old else _episodes_of_v3)(path, info, videos))
@@ -62,17 +75,28 @@ def load(path: Path) -> Meta:
             episodes=episodes,
             files=sorted(file for file in path.rglob("*") if file.is_file()),
         )
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        _check_episodes(path, episodes, int(info["total_episodes"]), int(info["total_frames"]))
+    except KeyError as error:
+        raise SourceError(f"{path}/meta: incomplete: no {error}") from error
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
         raise SourceError(f"{path}/meta: incomplete: {type(error).__name__} {error}") from error
-    if len(episodes) != int(info["total_episodes"]):
-        raise SourceError(f"{path}/meta: {len(episodes)} episodes listed, info.json says {info['total_episodes']}")
+    if not 0 < found.fps < math.inf:
+        raise SourceError(f"{path}/meta/info.json: fps={info['fps']!r} must be positive")
+    return found
+
+
+def _check_episodes(path: Path, episodes: list[EpisodeFiles], count: int, steps: int) -> None:
+    """Raises SourceError if what is listed is not what ``info.json`` says, or cannot be."""
+    if len(episodes) != count:
+        raise SourceError(f"{path}/meta: {len(episodes)} episodes listed, info.json says {count}")
     if not episodes:
         raise SourceError(f"{path}: no episode in it")
-    for episode in episodes:
-        for file in (episode.data, *(file for file, _ in episode.videos.values())):
-            if not file.exists():
-                raise SourceError(f"{file}: missing; episode {episode.index} needs it, copy the data set again")
-    return found
+    listed = sum(episode.length for episode in episodes)
+    if listed != steps:
+        raise SourceError(f"{path}/meta: the listed episodes have {listed} steps, info.json says {steps}")
+    number, times = collections.Counter(episode.index for episode in episodes).most_common(1)[0]
+    if times > 1:
+        raise SourceError(f"{path}/meta: episode {number} is listed {times} times")
 
 
 def read_table(file: Path) -> dict[str, list[Any]]:

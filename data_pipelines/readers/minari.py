@@ -18,9 +18,10 @@ from gato.data_pipelines.errors import SourceError
 from gato.data_pipelines.readers import spaces
 from gato.data_pipelines.readers.extras import require
 from gato.data_pipelines.readers.leaves import Leaves, control_spec, values_of
+from gato.data_pipelines.readers.tfds_records import read_json
 from gato.data_pipelines.store import first_line
 
-GROUPS = ("observations", "actions")
+HDF5 = "main_data.hdf5"
 
 
 class MinariReader:
@@ -31,14 +32,21 @@ class MinariReader:
     def __init__(self, path: Path, leaves: Mapping[str, GivenLeaf]) -> None:
         storage = require("minari.dataset.minari_storage", "Minari data sets")
         self._folder = path / "data" if (path / "data").is_dir() else path
+        metadata = read_json(self._folder / "metadata.json")
+        there = self._there(metadata.get("data_format") == "hdf5")
         try:
             self._storage = storage.MinariStorage.read(self._folder)
-            metadata = self._storage.metadata
             self._count = int(self._storage.total_episodes)
-        except Exception as error:  # h5py, pyarrow, json and minari raise many kinds
-            raise SourceError(f"{self._folder}: cannot be read: {first_line(error)}") from error
+        except Exception as error:  # gymnasium, h5py, pyarrow and minari raise many kinds
+            why = f"no {error}" if isinstance(error, KeyError) else first_line(error)
+            raise SourceError(f"{self._folder}/metadata.json: does not describe a data set: {why}") from error
         if not self._count:
             raise SourceError(f"{self._folder}: no episode in it")
+        stated = f"metadata.json says total_episodes={self._count}; copy the data set again"
+        expected = set(range(self._count))
+        if there - expected:
+            raise SourceError(f"{self._folder}: has an episode {max(there)}, but {stated}")
+        self.unreadable = [SourceError(f"{self.where(k)}: missing; {stated}") for k in sorted(expected - there)]
         self.name = str(metadata.get("dataset_id", path.name))
         table = Leaves(leaves, str(path))
         observations = dict(spaces.leaves_of(self._storage.observation_space, "observations", "observation", table))
@@ -52,6 +60,19 @@ class MinariReader:
     def __len__(self) -> int:
         return self._count
 
+    def _there(self, hdf5: bool) -> set[int]:
+        """Numbers of the episodes that are there: groups of the HDF5 file, or folders of Arrow files."""
+        if not hdf5:
+            return {int(entry.name) for entry in self._folder.iterdir() if entry.is_dir() and entry.name.isdigit()}
+        file = self._folder / HDF5
+        if not file.exists():
+            raise SourceError(f"{file}: missing; copy the data set again")
+        try:
+            with require("h5py", "HDF5").File(file, "r") as opened:
+                return {int(name.removeprefix("episode_")) for name in opened}
+        except Exception as error:  # h5py raises many kinds
+            raise SourceError(f"{file}: cannot be read: {first_line(error)}") from error
+
     def where(self, index: int, number: int = 0) -> str:
         return f"{self._folder}: episode {index}"
 
@@ -60,10 +81,17 @@ class MinariReader:
         try:
             (raw,) = self._storage.get_episodes([index])
             rewards = np.asarray(raw["rewards"], np.float32)
-            terminated, truncated = (bool(np.asarray(raw[name])[-1]) for name in ("terminations", "truncations"))
+            ends = {name: np.asarray(raw[name], bool) for name in ("terminations", "truncations")}
+            (about,) = self._storage.get_episode_metadata([index])
         except Exception as error:  # h5py, pyarrow and Pillow raise many kinds
-            raise SourceError(f"{where}: cannot be read: {first_line(error)}") from error
+            why = f"no {error}" if isinstance(error, KeyError) else first_line(error)
+            raise SourceError(f"{where}: cannot be read: {why}") from error
         steps = len(rewards)
+        if about.get("total_steps", steps) != steps:
+            raise SourceError(f"{where}: {steps} rewards, but its metadata says total_steps={about['total_steps']}")
+        for name, values in ends.items():
+            if len(values) != steps:
+                raise SourceError(f"{where}: {name}: {len(values)} of them for {steps} rewards")
         groups: dict[str, dict[str, Any]] = {}
         for group, bare, expected in (("observations", "observation", steps + 1), ("actions", "action", steps)):
             arrays = spaces.arrays_of(raw[group], bare)
@@ -81,7 +109,7 @@ class MinariReader:
             groups["observations"],
             groups["actions"],
             rewards,
-            terminated=terminated,
-            truncated=truncated,
+            terminated=bool(ends["terminations"][-1]),
+            truncated=bool(ends["truncations"][-1]),
             metadata={"episode_id": str(index)},
         )

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import inspect
 import runpy
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from gato.data_pipelines.dataset import DatasetSpec
 from gato.data_pipelines.errors import SourceError
+from gato.data_pipelines.readers.own_code import text_of
 from gato.tokenizers.errors import suggest
 
 ENTRY_POINTS = "gato.datasets"
@@ -43,7 +41,7 @@ def find_dataset(source: str) -> tuple[DatasetSpec, str]:
 def words_of(dataset: DatasetSpec) -> tuple[object, ...]:
     """Everything that decides what an import makes of given data, with the same `repr` in every process.
 
-    Of a transform that is the text of the file that defines it, not of what that file imports.
+    Of a transform that is the text of the file that defines it, and of the user's own modules that this file imports.
     """
     transform, bound = dataset.transform, []
     while isinstance(transform, functools.partial):
@@ -52,16 +50,7 @@ def words_of(dataset: DatasetSpec) -> tuple[object, ...]:
     plain = {name: getattr(dataset, name) for name in ("name", "format", "options", "leaves", "spec", "metadata")}
     if transform is None:
         return (plain,)
-    return plain, bound, getattr(transform, "__qualname__", type(transform).__qualname__), _text_of(transform)
-
-
-def _text_of(transform: Callable[..., Any]) -> str:
-    for defined in (transform, type(transform)):
-        try:
-            return Path(inspect.getsourcefile(defined) or "").read_text()
-        except (TypeError, OSError):
-            continue
-    return ""
+    return plain, bound, getattr(transform, "__qualname__", type(transform).__qualname__), text_of(transform)
 
 
 def _from_file(file: Path, name: str) -> tuple[DatasetSpec, str]:

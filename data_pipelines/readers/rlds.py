@@ -47,6 +47,7 @@ class RldsReader:
     def __init__(self, path: Path, leaves: Mapping[str, GivenLeaf], split: str = "", last_action: bool = False) -> None:
         folder = prepared_folder(path)
         self._records = Records(folder, split)
+        self.unreadable = self._records.unreadable
         self._keep_last = last_action
         self.name = self._records.name
         self._features = load_features(folder)

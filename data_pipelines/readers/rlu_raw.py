@@ -43,7 +43,7 @@ Layout = Callable[[Mapping[str, Any], str], Values]
 class RluRawReader:
     """See the module. ``path``: a folder of shards, or one of them."""
 
-    jpeg = ()
+    jpeg = unreadable = ()
 
     def __init__(self, path: Path, leaves: Mapping[str, GivenLeaf]) -> None:
         self._files = [path] if path.is_file() else sorted(file for file in path.glob(SHARDS) if is_gzip(file))

@@ -13,14 +13,17 @@ from gato.data_pipelines.store import first_line
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 _BLOCK = 512  # of tar files
+Parts = dict[str, tuple[int, int]]  # ending of a member's name -> its offset and size
 
 
 class Folder:
     """A folder of pictures with a list of their texts. Opening it reads the list and looks at each picture's size.
 
     Attributes:
-      files: the list and the pictures that are there.
+      files: the list and the pictures that are there. unreadable: none: a missing picture is a bad line.
     """
+
+    unreadable = ()
 
     def __init__(self, folder: Path, listed: Path) -> None:
         self._folder = folder
@@ -60,65 +63,76 @@ class Folder:
 
 
 class Tars:
-    """WebDataset tars. Opening them reads the headers of all members.
+    """WebDataset tars. Opening them reads the headers of all members. A tar that is damaged is one unreadable sample.
 
     Attributes:
-      files: the tars.
+      files: the tars. unreadable: the errors of those that are damaged.
     """
 
     def __init__(self, path: Path) -> None:
         self.files = [path] if path.is_file() else sorted(path.glob("*.tar"))
-        self._samples: list[tuple[Path, str, dict[str, tuple[int, int]]]] = []
+        self.unreadable: list[SourceError] = []
+        self._samples: list[tuple[Path, str, Parts | SourceError]] = []
         for file in self.files:
-            groups: dict[str, dict[str, tuple[int, int]]] = {}
             try:
-                with tarfile.open(file, "r:") as archive:
-                    for member in archive:
-                        if member.isfile():
-                            folder, _, base = member.name.rpartition("/")
-                            key, _, ending = base.partition(".")
-                            groups.setdefault(f"{folder}/{key}", {})[f".{ending.lower()}"] = (
-                                member.offset_data,
-                                member.size,
-                            )
-            except (tarfile.TarError, OSError, EOFError) as error:
-                raise SourceError(f"{file}: cannot be read: {first_line(error)}") from error
-            spans = [span for parts in groups.values() for span in parts.values()]
-            last = max((offset + -(-size // _BLOCK) * _BLOCK for offset, size in spans), default=0)
-            # tarfile takes a damaged header, or none, for the end of the archive; an archive ends with zeros.
-            if self._bytes(file, (last, _BLOCK)) != bytes(_BLOCK):
-                raise SourceError(f"{file}: damaged or cut after {len(groups)} samples; copy it again")
-            self._samples += [(file, key, parts) for key, parts in groups.items()]
+                self._samples += [(file, key, parts) for key, parts in _members(file).items()]
+            except SourceError as error:
+                self.unreadable.append(error)
+                self._samples.append((file, "", error))
 
     def __len__(self) -> int:
         return len(self._samples)
 
     def where(self, index: int) -> str:
-        file, key, _ = self._samples[index]
-        return f"{file}: sample {key.lstrip('/')!r}"
+        file, key, parts = self._samples[index]
+        return str(file) if isinstance(parts, SourceError) else f"{file}: sample {key.lstrip('/')!r}"
 
     def about(self, index: int) -> dict[str, Any]:
         file, _, parts = self._samples[index]
         where = self.where(index)
+        if isinstance(parts, SourceError):
+            raise parts
         if ".json" in parts:
-            return json_line(self._bytes(file, parts[".json"]), where)
+            return json_line(_bytes(file, parts[".json"]), where)
         for ending in (".txt", ".caption"):
             if ending in parts:
-                return {"text": decoded(self._bytes(file, parts[ending]), where)}
+                return {"text": decoded(_bytes(file, parts[ending]), where)}
         raise SourceError(f"{where}: no .txt, .caption or .json beside the picture")
 
     def picture(self, index: int) -> bytes:
         file, _, parts = self._samples[index]
+        if isinstance(parts, SourceError):
+            raise parts
         for ending in PICTURES:
             if ending in parts:
-                return self._bytes(file, parts[ending])
+                return _bytes(file, parts[ending])
         raise SourceError(f"{self.where(index)}: no picture ({', '.join(PICTURES)})")
 
-    @staticmethod
-    def _bytes(file: Path, span: tuple[int, int]) -> bytes:
-        with file.open("rb") as opened:
-            opened.seek(span[0])
-            return opened.read(span[1])
+
+def _members(file: Path) -> dict[str, Parts]:
+    """Name of each sample of a tar -> its parts. Raises SourceError if the tar is damaged."""
+    groups: dict[str, Parts] = {}
+    try:
+        with tarfile.open(file, "r:") as archive:
+            for member in archive:
+                if member.isfile():
+                    folder, _, base = member.name.rpartition("/")
+                    key, _, ending = base.partition(".")
+                    groups.setdefault(f"{folder}/{key}", {})[f".{ending.lower()}"] = member.offset_data, member.size
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise SourceError(f"{file}: cannot be read: {first_line(error)}") from error
+    spans = [span for parts in groups.values() for span in parts.values()]
+    last = max((offset + -(-size // _BLOCK) * _BLOCK for offset, size in spans), default=0)
+    # tarfile takes a damaged header, or none, for the end of the archive; an archive ends with zeros.
+    if _bytes(file, (last, _BLOCK)) != bytes(_BLOCK):
+        raise SourceError(f"{file}: damaged or cut after {len(groups)} samples; copy it again")
+    return groups
+
+
+def _bytes(file: Path, span: tuple[int, int]) -> bytes:
+    with file.open("rb") as opened:
+        opened.seek(span[0])
+        return opened.read(span[1])
 
 
 def _is_file(path: Path) -> bool:

@@ -45,9 +45,10 @@ class TextReader:
         self.metadata: dict[str, Any] = {}
         self._files = [path] if path.is_file() else sorted(filter(is_text, visible_files(path)))
         self.identity = identity_of(self._files, column)
-        # Lines of a JSONL file, rows of a table; None: the file is one document.
+        # Lines of a JSONL file, rows of a table; None: the file is one document; or why it cannot be opened.
         self._tables = [self._table(file) for file in self._files]
-        counts = [1 if table is None else len(table) for table in self._tables]
+        self.unreadable = [table for table in self._tables if isinstance(table, SourceError)]
+        counts = [1 if table is None or isinstance(table, SourceError) else len(table) for table in self._tables]
         self._first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         if not self._first[-1]:
             raise SourceError(f"{path}: no document in it ({', '.join(SUFFIXES)})")
@@ -59,7 +60,7 @@ class TextReader:
     def where(self, index: int, number: int = 0) -> str:
         file, row = self._place(index)
         table = self._tables[file]
-        return str(self._files[file]) if table is None else table.where(row)
+        return table.where(row) if isinstance(table, (Lines, Column)) else str(self._files[file])
 
     def read(self, index: int) -> Iterator[Episode]:
         file, row = self._place(index)
@@ -71,18 +72,23 @@ class TextReader:
         file = int(np.searchsorted(self._first, index, side="right")) - 1
         return file, index - int(self._first[file])
 
-    def _table(self, file: Path) -> Lines | Column | None:
+    def _table(self, file: Path) -> Lines | Column | SourceError | None:
         kind = _suffix(file)
-        return Lines(file) if kind == JSONL else Column(file, self._column) if kind == PARQUET else None
+        try:
+            return Lines(file) if kind == JSONL else Column(file, self._column) if kind == PARQUET else None
+        except SourceError as error:  # one bad file among many can be left out
+            return error
 
     def _text(self, file: int, row: int) -> str:
         """The text of a document; "" where there is none."""
         if file != self._current:  # they are read in order: one open file is enough
             last = self._tables[self._current]
-            if last is not None:
+            if isinstance(last, (Lines, Column)):
                 last.close()
             self._current = file
         table = self._tables[file]
+        if isinstance(table, SourceError):
+            raise table
         if table is None:
             return decoded(read_bytes(self._files[file]), str(self._files[file]))
         where = table.where(row)

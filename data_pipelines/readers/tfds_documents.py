@@ -51,6 +51,7 @@ class TfdsDocumentsReader:
             raise SourceError(f"{path}: documents have fixed leaves; leaves and values cannot be given")
         folder = prepared_folder(path)
         self._records = Records(folder, split)
+        self.unreadable = self._records.unreadable
         self._features = load_features(folder)
         self._size = tuple(size)
         self.name, self.metadata = self._records.name, {"dataset": self._records.name}

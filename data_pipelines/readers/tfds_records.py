@@ -28,7 +28,7 @@ class Records:
       split: its name; "": the only one, else ``train``.
 
     Attributes:
-      name: "dataset/config". files: the shards.
+      name: "dataset/config". files: the shards. unreadable: errors of those that are missing.
     """
 
     def __init__(self, folder: Path, split: str = "") -> None:
@@ -48,16 +48,17 @@ class Records:
         template = (splits[split].get("filepathTemplate") or _TEMPLATE).rpartition("/")[2]
         count = len(self._lengths)
         self.files = []
+        self._readers: dict[int, Any] = {}
+        self._failed: dict[int, str] = {}  # a bad shard is not opened again for each of its records
         for number in range(count):
             words = {"DATASET": info["name"], "SPLIT": split, "FILEFORMAT": self._kind}
             words |= {"SHARD_X_OF_Y": f"{number:05d}-of-{count:05d}", "SHARD_INDEX": f"{number:05d}"}
             file = folder / template.format(**words, NUM_SHARDS=f"{count:05d}")
             if not file.exists():
-                raise SourceError(f"{file}: missing; the split has {count} shards, copy or prepare it again")
+                self._failed[number] = f"{file}: missing; the split has {count} shards, copy or prepare it again"
             self.files.append(file)
+        self.unreadable = [SourceError(why) for why in self._failed.values()]
         self._first = np.concatenate([[0], np.cumsum(self._lengths)])
-        self._readers: dict[int, Any] = {}
-        self._failed: dict[int, str] = {}  # a bad shard is not opened again for each of its records
 
     def __len__(self) -> int:
         return int(self._first[-1])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gato.data_pipelines import import_source as module
+from gato.data_pipelines.import_beam import import_with_beam, main
 from gato.data_pipelines.import_source import import_source
 from gato.data_pipelines.readers.registry import SourceReference
 from gato.data_pipelines.store import Store
@@ -13,20 +14,38 @@ from gato.data_pipelines.store import Store
 pytest.importorskip("apache_beam", reason="an environment of its own: make test-beam")
 
 
-def test_beam_makes_the_same_store(tmp_path, monkeypatch):
-    from gato.data_pipelines.import_beam import import_with_beam
-
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "PART_BYTES", 2_000)
     rng = np.random.default_rng(0)
     folder = tmp_path / "mine"
     folder.mkdir()
     for number in range(20):
-        np.savez(
-            folder / f"{number:02d}.npz", **{"observations/x": rng.normal(size=(9, 5)), "actions": np.zeros((9, 2))}
-        )
-    reference = SourceReference(str(folder))
+        values = {"observations/x": rng.normal(size=(9, 5)), "actions": rng.integers(3, size=9)}
+        np.savez(folder / f"{number:02d}.npz", **values)
+    return folder
+
+
+VALUES = (("actions.action", 3),)
+
+
+def test_beam_makes_the_same_store(folder, tmp_path):
+    reference = SourceReference(str(folder), values=VALUES)
     done = import_with_beam(reference, tmp_path / "beam")
     assert done.episodes == 20
     import_source(reference, tmp_path / "plain", progress=False)
     assert Store(tmp_path / "beam").fingerprint == Store(tmp_path / "plain").fingerprint
     assert import_with_beam(reference, tmp_path / "beam").already_there
+
+
+def test_its_command_line_says_all_that_ours_says(folder, tmp_path, capsys):
+    (folder / "07.npz").write_bytes(b"PK")
+    words = ["--values", "actions.action=3", "--name", "lab/mine", "--bad", "skip"]
+    main([str(folder), str(tmp_path / "beam"), *words, "--", "--runner=DirectRunner"])
+    out = capsys.readouterr().out
+    assert "imported: 19 episodes, 171 timesteps" in out
+    assert "skipped 1 bad episodes or files" in out
+    reference = SourceReference(str(folder), values=VALUES, name="lab/mine")
+    import_source(reference, tmp_path / "plain", bad="skip", progress=False)
+    assert Store(tmp_path / "beam").name == "lab/mine"
+    assert Store(tmp_path / "beam").fingerprint == Store(tmp_path / "plain").fingerprint

@@ -195,7 +195,7 @@ def test_flipped_bit(big):
 def test_other_damage(big):
     header = json.loads((big / "store.json").read_text())
     (big / "store.json").write_text(json.dumps({**header, "version": 99}))
-    with pytest.raises(StoreError, match="store version 99, this program reads version 2"):
+    with pytest.raises(StoreError, match="store version 99, this program reads version 3"):
         Store(big)
     (big / "store.json").write_text(json.dumps({**header, "name": "other"}))
     with pytest.raises(StoreError, match=r"store\.json: was changed or damaged"):
@@ -222,6 +222,49 @@ def test_a_flipped_byte_in_an_episodes_line_is_named(big):
     (big / "episodes.jsonl").write_bytes(data)
     with pytest.raises(StoreError, match=r"episodes\.jsonl: episode \d: damaged"):
         read_all(big)
+
+
+def twin(path: Path, seed: int) -> Path:
+    """A store whose files have the sizes of every other seed's: noise, which zstd cannot shorten, in equal numbers."""
+    rng = np.random.default_rng(seed)
+    spec = EpisodeSpec.of({"x": LeafSpec("image", (8, 8, 3))}, LeafSpec("discrete", (16,), values=256))
+    episodes = [
+        Episode(
+            {"x": rng.integers(256, size=(16, 8, 8, 3), dtype=np.uint8)},
+            {"action": rng.integers(256, size=(16, 16))},
+            np.zeros(16, np.float32),
+        )
+        for _ in range(3)
+    ]
+    return write_store(path, "s", spec, episodes)
+
+
+@pytest.mark.parametrize("name", ["data-00000.array_record", "index.npz"])
+def test_a_file_of_another_store_is_refused(tmp_path, name):
+    """Equal in size and in its number of records, and whole in itself."""
+    mine, other = twin(tmp_path / "a", 1), twin(tmp_path / "b", 2)
+    assert Store(mine).fingerprint != Store(other).fingerprint
+    if name == "index.npz":  # as many episodes of the same lengths, but other returns
+        with np.load(other / name) as index:
+            np.savez(other / name, **{**index, "returns": index["returns"] + 1})
+    assert (mine / name).stat().st_size == (other / name).stat().st_size
+    (mine / name).write_bytes((other / name).read_bytes())
+    with pytest.raises(
+        StoreError, match=rf"{name}: damaged, or of another store: its digest is \w{{32}}, store.json says"
+    ):
+        read_all(mine)
+
+
+def test_swapped_shards_of_one_store_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_writer, "SHARD_BYTES", 3000)
+    path = twin(tmp_path / "s", 1)
+    first, second = path / "data-00000.array_record", path / "data-00001.array_record"
+    assert first.stat().st_size == second.stat().st_size
+    first.rename(path / "kept")
+    second.rename(first)
+    (path / "kept").rename(second)
+    with pytest.raises(StoreError, match=r"data-00000\.array_record: damaged, or of another store"):
+        read_all(path)
 
 
 def test_camera_images_stay_jpeg_files(tmp_path):

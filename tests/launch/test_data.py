@@ -65,7 +65,7 @@ def test_bad_records_are_listed(recordings, tmp_path, capsys):
     capsys.readouterr()
     assert main([*arguments, "--bad", "skip"]) == 0
     out = capsys.readouterr().out
-    assert "skipped 1 bad episodes" in out
+    assert "skipped 1 bad episodes or files" in out
     assert "record 3:" in out
     assert len(Store(tmp_path / "s")) == 5
 

@@ -31,15 +31,15 @@ def frame(episode: int, step: int) -> np.ndarray:
     return image
 
 
-def write_video(file: Path, frames: list[np.ndarray]) -> None:
+def write_video(file: Path, frames: list[np.ndarray], size: tuple[int, int] = (HEIGHT, WIDTH), fps: int = FPS) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(file), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"g": "4", "crf": "12"})
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        stream.time_base = Fraction(1, FPS)
+        stream = container.add_stream("libx264", rate=fps, options={"g": "4", "crf": "12"})
+        (stream.height, stream.width), stream.pix_fmt = size, "yuv420p"
+        stream.time_base = Fraction(1, fps)
         for number, image in enumerate(frames):
             video_frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            video_frame.pts, video_frame.time_base = number, Fraction(1, FPS)
+            video_frame.pts, video_frame.time_base = number, Fraction(1, fps)
             container.mux(stream.encode(video_frame))
         container.mux(stream.encode())
 

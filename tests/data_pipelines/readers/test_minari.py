@@ -57,11 +57,11 @@ def nested(steps: int, extra: int = 1) -> Any:
     from minari.data_collector import EpisodeBuffer
 
     rng = np.random.default_rng(steps)
-    pixels = np.repeat(rng.integers(256, size=(steps + extra, 1, 1, 3), dtype=np.uint8), 16 * 24, axis=1)
+    pixels = np.repeat(rng.integers(256, size=(steps + extra, 1, 1, 3), dtype=np.uint8), 32 * 48, axis=1)
     return EpisodeBuffer(
         id=None,
         observations={
-            "camera": list(pixels.reshape(-1, 16, 24, 3)),
+            "camera": list(pixels.reshape(-1, 32, 48, 3)),
             "arm": {"joints": list(rng.uniform(-1, 1, (steps + extra, 2)).astype(np.float32))},
             "order": [f"move {t}" for t in range(steps + extra)],
         },
@@ -78,7 +78,7 @@ def create(name: str, buffers: list[Any], data_format: str = "hdf5") -> None:
         buffers,
         observation_space=gym.spaces.Dict(
             {
-                "camera": gym.spaces.Box(0, 255, (16, 24, 3), np.uint8),
+                "camera": gym.spaces.Box(0, 255, (32, 48, 3), np.uint8),
                 "arm": gym.spaces.Dict({"joints": gym.spaces.Box(-1, 1, (2,), np.float32)}),
                 "order": gym.spaces.Text(20),
             }
@@ -93,7 +93,7 @@ def test_nested_spaces_pictures_and_text(home, imported):
     store = imported(home / "lab" / "nested-v0")
     assert store.spec.observations == {
         "arm.joints": LeafSpec("continuous", (2,), low=-1.0, high=1.0),
-        "camera": LeafSpec("image", (16, 24, 3)),
+        "camera": LeafSpec("image", (32, 48, 3)),
         "order": LeafSpec("text"),
     }
     assert store.spec.actions == {

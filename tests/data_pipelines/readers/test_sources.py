@@ -95,6 +95,52 @@ CUPS = DatasetSpec(name="acme/cups", source={str(folder)!r}, transform=transform
         imported("acme-cups")
 
 
+def helped(folder: Path, head: str = "") -> str:
+    """A file whose transform is another module's; that one takes a number from a third, and nobody asks the fourth."""
+    (folder / "helper.py").write_text(
+        "import dataclasses\n"
+        f"from {head}numbers_of_mine import BONUS\n"
+        "def add(episode):\n    return dataclasses.replace(episode, rewards=episode.rewards + BONUS)\n"
+    )
+    (folder / "numbers_of_mine.py").write_text("BONUS = 1\n")
+    (folder / "another.py").write_text("x = 1\n")
+    return f"{HEAD}\nfrom {head}helper import add\n\ndef transform(episode):\n    return add(episode)\n"
+
+
+@pytest.mark.parametrize("packaged", [False, True])
+def test_what_a_transform_imports_of_the_users_own_counts(folder, tmp_path, imported, monkeypatch, packaged):
+    """A file with modules beside it, and a package whose modules import each other."""
+    site = tmp_path / "site"
+    code = site / "acme_arms" if packaged else site
+    code.mkdir(parents=True)
+    text = helped(code, "." if packaged else "")
+    (code / "data.py").write_text(f"{text}\nCUPS = DatasetSpec(source={str(folder)!r}, transform=transform)\n")
+    monkeypatch.syspath_prepend(str(site))
+    source = f"{code}/data.py:CUPS"
+    if packaged:
+        (code / "__init__.py").write_text("")
+        about = site / "acme_arms-1.0.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-arms\nVersion: 1.0\n")
+        (about / "entry_points.txt").write_text("[gato.datasets]\nacme-arms = acme_arms.data:CUPS\n")
+        source = "acme-arms"
+
+    def again(file: str, text: str) -> list[float]:
+        (code / file).write_text(text)
+        for name in ("helper", "numbers_of_mine", *[name for name in sys.modules if name.startswith("acme_arms")]):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        importlib.invalidate_caches()
+        return imported(source).returns.tolist()
+
+    monkeypatch.setattr(
+        sys, "dont_write_bytecode", True
+    )  # a changed file of equal size and second would be its old self
+    assert again("another.py", "x = 2\n") == [5.0] * 4
+    assert again("another.py", "x = 3\n") == [5.0] * 4
+    with pytest.raises(StoreError, match="holds another import"):
+        again("numbers_of_mine.py", "BONUS = 2\n")
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
