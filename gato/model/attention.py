@@ -1,32 +1,78 @@
-"""Causal attention in plain XLA: training rows with segments, and a chunk of queries against a cache.
+"""Attention: training rows with segments, by one of several kernels, and a chunk of queries against a cache.
 
-Rows are cut into blocks of queries, and each block meets only its own prefix of keys (static slices), so nothing above
-the diagonal is computed beyond one block's triangle. On a CPU that is 4 times faster than one masked square at 1,024
-tokens, and the same at short rows, where there is only one block. Heads stand before the length ([B, H, L, K]), the
-order in which both products are plain batched matrix products.
+Heads stand before the length ([B, H, L, K]), the order in which both products are plain batched matrix products.
+
+    backend   what runs                                          `choose` takes it on
+    heads     `blockwise`, one head after the other              CPUs
+    blocks    `blockwise`, all heads at once                     everything that is not said below
+    splash    JAX's splash attention (Pallas, Mosaic)            TPUs with rope
+    triton    JAX's Pallas attention (Triton)                    GPUs with rope and bfloat16
+    relative  `relative_kernel` (Pallas, Mosaic)                 TPUs with transformer_xl, only if told "fused"
+
+The last one is tested in interpret mode and compiles for TPUs, but has not run on one yet.
 """
 
 from __future__ import annotations
 
-import flax.struct
+import functools
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from gato.model import relative
+from gato.model import blockwise, relative
+from gato.model.blockwise import MASKED, Position
+from gato.model.config import ModelConfig, ModelError
+from gato.sharding import partition
 
-MASKED = -1e30  # finite: -inf would make NaN out of a row without any legal key
+Backend = Literal["heads", "blocks", "splash", "triton", "relative"]
+
+DESCRIPTIONS: dict[Backend, str] = {
+    "heads": "causal blocks in plain XLA, head by head",
+    "blocks": "causal blocks in plain XLA",
+    "splash": "splash attention, a fused TPU kernel",
+    "triton": "Pallas attention, a fused GPU kernel",
+    "relative": "relative attention, a fused TPU kernel",
+}
+
+# What the kernels are called in the text of a program, lowered or compiled.
+_KERNEL_NAMES: dict[Backend, str] = {
+    "splash": "splash_mha_fwd",
+    "triton": "mha_forward",
+    "relative": "relative_attention_forward",
+}
 
 
-class Position(flax.struct.PyTreeNode):
-    """What Transformer-XL adds to the content scores of one block of the network.
+def platform(mesh: Mesh | None) -> str:
+    """cpu, gpu or tpu: of the mesh's devices, be they of this machine or of a described one; else JAX's default."""
+    return mesh.devices.flat[0].platform if isinstance(mesh, Mesh) and not mesh.empty else jax.default_backend()
 
-    Attributes:
-      queries_BHLK: q + v, the queries of the position term.
-      keys_HMK: W_r R for the distances 0 .. M-1.
+
+def choose(config: ModelConfig, platform: str) -> Backend:
+    """The backend of a model on a `platform`.
+
+    Raises `ModelError` where ``config.attention`` is "fused" and no kernel fits.
     """
+    plain: Backend = "heads" if platform == "cpu" else "blocks"
+    kernel: Backend | None = None
+    if platform == "tpu":
+        kernel = "splash" if config.position == "rope" else "relative"
+    elif platform == "gpu" and config.position == "rope" and config.dtype == "bfloat16":
+        kernel = "triton"
+    if config.attention == "fused" and kernel is None:
+        raise ModelError(
+            f"model.attention 'fused': no kernel for position {config.position!r} and dtype {config.dtype!r} on "
+            f"{platform}; use 'auto'"
+        )
+    if config.attention == "xla" or kernel is None or (config.attention == "auto" and kernel == "relative"):
+        return plain
+    return kernel
 
-    queries_BHLK: jax.Array
-    keys_HMK: jax.Array
+
+def fused_in(program: str) -> set[Backend]:
+    """Which fused kernels the text of a lowered or compiled program (``as_text()``) calls."""
+    return {backend for backend, name in _KERNEL_NAMES.items() if name in program}
 
 
 def attention(
@@ -36,31 +82,61 @@ def attention(
     segments_BL: jax.Array,
     position: Position | None,
     block: int,
+    backend: Backend = "blocks",
+    mesh: Mesh | None = None,
 ) -> jax.Array:
     """Each token attends to itself and to earlier tokens of its own segment.
 
     Args:
       q_BHLK, k_BHLK, v_BHLK: queries (already with u added, or rotated), keys and values.
-      segments_BL: integers; tokens of different segments do not see each other.
+      segments_BL: integers from 0; tokens of different segments do not see each other.
       position: Transformer-XL's position term; its distances must reach L-1.
-      block: queries in one block.
+      block: queries in one block of the XLA backends.
+      backend: what `choose` returned.
+      mesh: where rows and heads are split: every device then runs the kernel on its own.
 
     Returns:
       [B, H, L, K] in the dtype of the values. Scores and softmax are float32.
     """
-    length = q_BHLK.shape[2]
-    outputs = []
-    for start in range(0, length, block):
-        stop = min(start + block, length)
-        scores_BHQM = _product(q_BHLK[:, :, start:stop], k_BHLK[:, :, :stop])
-        if position is not None:
-            descending_HMK = position.keys_HMK[:, :stop][:, ::-1]
-            by_distance = _product(position.queries_BHLK[:, :, start:stop], descending_HMK)
-            scores_BHQM += relative.shift_causal(by_distance)
-        same_BQM = segments_BL[:, start:stop, None] == segments_BL[:, None, :stop]
-        causal_QM = jnp.arange(start, stop)[:, None] >= jnp.arange(stop)
-        outputs.append(_mix(scores_BHQM, (same_BQM & causal_QM)[:, None], v_BHLK[:, :, :stop]))
-    return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=2)
+    local = functools.partial(run, block=block, backend=backend)
+    if mesh is None or mesh.size == 1:
+        return local(q_BHLK, k_BHLK, v_BHLK, segments_BL, position)
+    heads = partition(("batch", "heads", "length", "head_dim"), q_BHLK.shape, mesh)
+    rows = partition(("batch", "length"), segments_BL.shape, mesh)
+    terms = None
+    if position is not None:
+        keys = partition(("heads", "length", "head_dim"), position.keys_HMK.shape, mesh)
+        terms = Position(heads, keys)  # type: ignore[arg-type]
+    # The kernels' outputs do not say over which axes they vary, so that JAX cannot check it.
+    split = jax.shard_map(
+        local, mesh=mesh, in_specs=(heads, heads, heads, rows, terms), out_specs=heads, check_vma=False
+    )
+    return split(q_BHLK, k_BHLK, v_BHLK, segments_BL, position)
+
+
+def run(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segments_BL: jax.Array,
+    position: Position | None,
+    block: int,
+    backend: Backend,
+    interpret: bool = False,
+) -> jax.Array:
+    """`attention` on one device. With `interpret` the steps of a kernel are plain operations, on any platform."""
+    # Kernels are imported where they are used: the Pallas libraries take a while to load.
+    if backend in ("splash", "triton"):
+        from gato.model import fused
+
+        kernel = fused.splash if backend == "splash" else fused.triton
+        return kernel(q, k, v, segments_BL, interpret)
+    if backend == "relative":
+        from gato.model import relative_kernel
+
+        assert position is not None
+        return relative_kernel.attend(q, k, v, segments_BL, position.queries_BHLK, position.keys_HMK, interpret)
+    return blockwise.attend(q, k, v, segments_BL, position, block, backend == "heads")
 
 
 def cached_attention(

@@ -109,7 +109,10 @@ class Attention(nn.Module):
             q = q + u_HK[:, None]
         if cache is None:
             assert context.segments_BL is not None
-            mixed = attention.attention(q, k, v, context.segments_BL, position, config.attention_block)
+            backend = "blocks" if self.is_initializing() else attention.choose(config, attention.platform(self.mesh))
+            mixed = attention.attention(
+                q, k, v, context.segments_BL, position, config.attention_block, backend, self.mesh
+            )
         else:
             assert context.valid_B is not None
             keys = append(cache.k, layer, k, cache.length, context.valid_B)

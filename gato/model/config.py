@@ -62,7 +62,9 @@ class ModelConfig:
         a CPU).
       remat: recompute every block's activations in the backward pass.
       dtype: of the matrix multiplications' inputs. Parameters, norms, softmax and logits are always float32.
-      attention_block: queries in one attention block, see `attention`.
+      attention: ``auto`` takes the fused attention kernel that fits the platform, if there is one that is known to
+        work there; ``xla`` never takes one; ``fused`` takes one or raises, see `gato.model.attention`.
+      attention_block: queries in one attention block of the XLA backends.
       embedding_init: ``smooth`` gives neighbouring continuous bins similar initial rows, see `smooth`; ``normal`` draws
         every row independently.
     """
@@ -83,6 +85,7 @@ class ModelConfig:
     scan_layers: bool = True
     remat: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["auto", "xla", "fused"] = "auto"
     attention_block: int = 128
     embedding_init: Literal["smooth", "normal"] = "smooth"
 
@@ -108,6 +111,7 @@ class ModelConfig:
         for name, choices in (
             ("position", ("transformer_xl", "rope")),
             ("dtype", ("float32", "bfloat16")),
+            ("attention", ("auto", "xla", "fused")),
             ("embedding_init", ("smooth", "normal")),
         ):
             if getattr(self, name) not in choices:

@@ -17,19 +17,22 @@ def sinusoids(length: int, width: int) -> jax.Array:
     return jnp.concatenate([jnp.sin(angles_MK), jnp.cos(angles_MK)], axis=-1)
 
 
-def shift_causal(scores_BHQM: jax.Array) -> jax.Array:
-    """Scores by distance -> scores by key, for a block of queries that ends at the last key.
+def align(by_distance: jax.Array) -> jax.Array:
+    """Scores by distance -> scores by key, for a tile of N queries and N keys: [N, 2N] -> [N, N].
 
-    Args:
-      scores_BHQM: Q queries against M distances in *descending* order (M-1 .. 0); the block's last query is key M-1.
-
-    Returns:
-      [B, H, Q, M]: entry (i, j) is the score of query i for key j. Entries of keys after the query are meaningless.
+    Columns are distances in descending order, from N more than that of the first query and the first key. So a query
+    finds its first key in column N, the next query in column N - 1: read as one line of numbers, rows of 2N numbers
+    become rows of 2N - 1 behind a constant offset.
     """
-    batch, heads, queries, keys = scores_BHQM.shape
-    # Query i needs its row moved left by Q-1-i. One column of padding and a reshape move row i by i more than row 0.
-    padded = jnp.pad(scores_BHQM, ((0, 0), (0, 0), (0, 0), (1, 0)))
-    return padded.reshape(batch, heads, keys + 1, queries)[:, :, 1:].reshape(batch, heads, queries, keys)
+    size = len(by_distance)
+    return by_distance.reshape(-1)[size:].reshape(size, 2 * size - 1)[:, :size]
+
+
+def align_transposed(by_key: jax.Array) -> jax.Array:
+    """The transpose of `align`: [N, N] -> [N, 2N]."""
+    size = len(by_key)
+    line = jnp.pad(by_key, ((0, 0), (0, size - 1))).reshape(-1)
+    return jnp.concatenate([jnp.zeros(size, by_key.dtype), line]).reshape(size, 2 * size)
 
 
 def shift_ragged(scores_BHQM: jax.Array, positions_BQ: jax.Array) -> jax.Array:

@@ -30,6 +30,7 @@ import jax
 import numpy as np
 
 from gato.data_pipelines.mixture_table import mixture_table
+from gato.model.attention import DESCRIPTIONS, choose, platform
 from gato.tokenizers.errors import GatoError
 from gato.training import nonfinite, run_directory
 from gato.training.checkpoint import Checkpoints, check_vocabulary, load_meta, saved_steps
@@ -91,6 +92,7 @@ def _train(config: TrainConfig, run_dir: Path, peers: Peers) -> TrainResult:
         with LiveLine(config.steps, start) as line, _Stop(line) as stop:
             where = f"resumed from step {start}" if start else "from scratch"
             line.say(f"{run_dir}: {parameters:,} parameters, {len(config.sources)} sources, {where}")
+            line.say(f"attention: {DESCRIPTIONS[choose(config.model, platform(setup.mesh))]}")
             for text in mixture_table(setup.loader.sources, setup.loader.rows, config.steps * config.batch_size):
                 line.say(text)
             return _Loop(config, run_dir, setup, checkpoints, line, stop, peers).run(state, start)

@@ -1,6 +1,8 @@
-"""Blocked attention, Transformer-XL's position term and rope against plain references."""
+"""Every backend of attention, forward and backward, against plain references; which one is chosen; rope."""
 
 from __future__ import annotations
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,8 @@ import numpy as np
 import pytest
 
 from gato.model import attention, relative, rope
+from gato.model.config import ModelError
+from gato.model.presets import preset
 
 B, H, L, K, D = 2, 3, 13, 8, 12
 
@@ -53,22 +57,147 @@ def test_attention_against_a_loop(block, with_position):
         keys_HMK = jnp.einsum("md,dhk->hmk", relative.sinusoids(L, D), kernel)
         position = attention.Position(q + v[:, None], keys_HMK)
         q = q + u[:, None]
-    got = jax.jit(attention.attention, static_argnums=5)(q, k, values, segments, position, block)
+    got = jax.jit(attention.attention, static_argnums=(5, 6))(q, k, values, segments, position, block, "heads")
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 
-def test_gradient_of_masked_attention_is_finite_and_blocks_agree():
-    q, k, v = normal(0, B, H, L, K) * 30, normal(1, B, H, L, K), normal(2, B, H, L, K)
-    segments = jnp.asarray([[1] * 4 + [2] * 9, [1] * 10 + [0] * 3])
+def square(q, k, v, segments, position):
+    """The definition, on the whole square of scores, in float32."""
+    q, k, v, position = jax.tree.map(lambda x: x.astype(jnp.float32), (q, k, v, position))
+    index = jnp.arange(q.shape[2])
+    distance = index[:, None] - index
+    scores = jnp.einsum("bhik,bhjk->bhij", q, k)
+    if position is not None:
+        by_distance = jnp.einsum("bhik,hmk->bhim", position.queries_BHLK, position.keys_HMK)
+        scores += jnp.take_along_axis(by_distance, jnp.maximum(distance, 0)[None, None], axis=-1)
+    allowed = (segments[:, :, None] == segments[:, None, :]) & (distance >= 0)
+    weights = jax.nn.softmax(jnp.where(allowed[:, None], scores * q.shape[-1] ** -0.5, -jnp.inf), axis=-1)
+    return jnp.einsum("bhij,bhjk->bhik", weights, v)
 
-    def loss(q, k, v, block):
-        return jnp.sin(attention.attention(q, k, v, segments, None, block)).sum()
 
-    gradient = jax.jit(jax.grad(loss, (0, 1, 2)), static_argnums=3)
-    one, many = (gradient(q, k, v, block) for block in (13, 4))
-    for a, b in zip(one, many, strict=True):
-        assert np.isfinite(a).all()
-        np.testing.assert_allclose(a, b, atol=1e-4)
+def case(length, head_dim, with_position, dtype):
+    """Arguments of `attention.attention` up to the position; rows of several segments, with and without padding."""
+    q, k, v, queries = (jnp.asarray(normal(seed, B, H, length, head_dim), dtype) for seed in range(4))
+    a, b = length // 3, length // 7
+    segments = np.ones((B, length), np.int32)
+    segments[0, a:], segments[0, a + b :], segments[0, -b:] = 2, 3, 0
+    segments[1, -1:] = 0
+    # One distance more than the row needs: its key must be without effect.
+    keys = jnp.asarray(normal(5, H, length + 1, head_dim), dtype)
+    return q, k, v, jnp.asarray(segments), attention.Position(queries, keys) if with_position else None
+
+
+def both_passes(function, q, k, v, segments, position):
+    """The output, and the gradients of a loss that weighs every number of it differently."""
+    weight = normal(6, *q.shape)
+
+    @jax.jit
+    def run(q, k, v, position):
+        def loss(arrays):
+            out = function(*arrays[:3], segments, arrays[3])
+            return (out.astype(jnp.float32) * weight).sum(), out
+
+        gradients, out = jax.grad(loss, has_aux=True)((q, k, v, position))
+        return out, gradients
+
+    return run(q, k, v, position)
+
+
+BACKENDS = [
+    # backend, with the position term, length, head size, dtype
+    ("heads", False, 70, 16, jnp.float32),
+    ("heads", True, 70, 16, jnp.float32),
+    ("heads", True, 70, 16, jnp.bfloat16),
+    ("blocks", False, 70, 16, jnp.float32),
+    ("blocks", True, 70, 16, jnp.float32),
+    ("blocks", True, 70, 16, jnp.bfloat16),
+    ("splash", False, 200, 32, jnp.float32),
+    ("splash", False, 640, 128, jnp.bfloat16),
+    ("triton", False, 100, 32, jnp.bfloat16),
+    ("triton", False, 128, 128, jnp.bfloat16),
+    ("relative", True, 200, 32, jnp.float32),
+    ("relative", True, 640, 128, jnp.bfloat16),
+]
+
+
+@pytest.mark.parametrize(("backend", "with_position", "length", "head_dim", "dtype"), BACKENDS)
+def test_backends_equal_the_definition_forward_and_backward(backend, with_position, length, head_dim, dtype):
+    """Lengths are no multiple of the block (24), or of a tile."""
+    arguments = case(length, head_dim, with_position, dtype)
+    run = functools.partial(attention.run, block=24, backend=backend, interpret=True)
+    got, want = both_passes(run, *arguments), both_passes(square, *arguments)
+    got, want = jax.tree.leaves(got), jax.tree.leaves(want)
+    assert len(got) == len(want)
+    for a, b in zip(got, want, strict=True):
+        assert a.dtype == dtype
+        b = np.asarray(b, np.float32)
+        error = np.abs(np.asarray(a, np.float32) - b).max() / np.abs(b).max()
+        assert error < (1e-5 if dtype == jnp.float32 else 2e-2)
+
+
+@pytest.mark.parametrize("backend", ["heads", "blocks"])
+def test_gradient_of_extreme_scores_is_finite(backend):
+    q, k, v, segments, _ = case(L, K, False, jnp.float32)
+    run = functools.partial(attention.attention, block=4, backend=backend)
+    for leaf in jax.tree.leaves(both_passes(run, q * 300, k, v, segments, None)):
+        assert np.isfinite(leaf).all()
+
+
+@pytest.mark.parametrize("with_position", [False, True])
+@pytest.mark.parametrize("backend", ["heads", "blocks"])
+def test_memory_grows_with_the_length_and_not_with_its_square(backend, with_position):
+    """Compiled for this machine: temporary bytes of both passes, and no square among the program's arrays."""
+
+    def compiled(length):
+        arguments = case(length, 16, with_position, jnp.float32)
+        run = functools.partial(attention.attention, block=32, backend=backend)
+        return jax.jit(lambda *x: both_passes(run, *x)).lower(*arguments).compile()
+
+    short, long = compiled(256), compiled(1024)
+    grown = long.memory_analysis().temp_size_in_bytes / short.memory_analysis().temp_size_in_bytes
+    assert grown < 5, f"4 times as long, {grown:.1f} times the memory"
+    assert "1024,1024]" not in long.as_text()
+
+
+@pytest.mark.parametrize(
+    ("backend", "platform", "call"),
+    [
+        ("splash", "tpu", "tpu_custom_call"),
+        ("relative", "tpu", "tpu_custom_call"),
+        ("triton", "cuda", "triton"),
+    ],
+)
+def test_programs_for_accelerators_hold_the_fused_kernel(backend, platform, call):
+    """Lowered on a machine without the accelerator; the same names stand in the compiled program."""
+    arguments = case(256, 64, backend == "relative", jnp.bfloat16)
+    run = functools.partial(attention.attention, block=128, backend=backend)
+    traced = jax.jit(lambda *x: both_passes(run, *x)).trace(*arguments)
+    program = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert call in program
+    assert attention.fused_in(program) == {backend}
+    plain = jax.jit(lambda *x: both_passes(functools.partial(run, backend="blocks"), *x)).trace(*arguments)
+    assert attention.fused_in(plain.lower(lowering_platforms=(platform,)).as_text()) == set()
+
+
+def test_choice_of_the_backend():
+    rope_16 = preset("gato_364m", position="rope", dtype="bfloat16")
+    xl = preset("gato_364m", dtype="bfloat16")
+    for config, platform, want in (
+        (rope_16, "tpu", "splash"),
+        (rope_16, "gpu", "triton"),
+        (rope_16.replace(dtype="float32"), "gpu", "blocks"),
+        (rope_16, "cpu", "heads"),
+        (xl, "tpu", "blocks"),
+        (xl, "gpu", "blocks"),
+        (xl.replace(attention="fused"), "tpu", "relative"),
+        (rope_16.replace(attention="fused"), "gpu", "triton"),
+        (rope_16.replace(attention="xla"), "tpu", "blocks"),
+    ):
+        assert attention.choose(config, platform) == want
+    with pytest.raises(ModelError, match="no kernel for position 'transformer_xl' and dtype 'bfloat16' on gpu"):
+        attention.choose(xl.replace(attention="fused"), "gpu")
+    with pytest.raises(ModelError, match="auto, xla, fused"):
+        preset("tiny", attention="flash")
 
 
 def test_shift_ragged_reads_the_distance():
