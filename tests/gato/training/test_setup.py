@@ -11,9 +11,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
+from processes import start_training, without_timings
 
+from gato.training.checkpoint import load_for_inference, saved_steps
 from gato.training.config import MeshConfig, TrainConfig
 from gato.training.setup import build
+from gato.training.trainer import train
 
 STEPS = 3
 EIGHT_DEVICES = """
@@ -60,3 +64,34 @@ def test_eight_devices_train_as_one(train_config: TrainConfig, tmp_path: Path) -
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), params, jax.tree.map(np.asarray, state.params)
     )
+
+
+@pytest.mark.parametrize(
+    ("devices", "mesh", "accumulate"),
+    [
+        (2, MeshConfig(2, 2, 1), 1),
+        pytest.param(1, MeshConfig(2, 1, 1), 2, marks=pytest.mark.slow),
+        pytest.param(2, MeshConfig(1, 2, 2), 1, marks=pytest.mark.slow),
+        pytest.param(1, MeshConfig(1, 1, 2), 4, marks=pytest.mark.slow),  # both processes load the same rows
+    ],
+)
+def test_two_processes_train_as_one(
+    train_config: TrainConfig, tmp_path: Path, devices: int, mesh: MeshConfig, accumulate: int
+) -> None:
+    """The same data, losses and checkpoint as a process of one device that takes the batches whole.
+
+    Without dropped paths: micro-batches draw their own.
+    """
+    config = train_config.replace(
+        batch_size=8, validation_every=8, validation_batches=2, model=train_config.model.replace(stochastic_depth=0.0)
+    )
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    assert train(config, alone).exit_code == 0
+    several = config.replace(mesh=mesh, accumulate=accumulate)
+    with start_training(several, together, tmp_path / "logs", count=2, devices=devices) as processes:
+        assert processes.wait() == [0, 0], processes.everything()
+    assert saved_steps(together) == saved_steps(alone)
+    for found, expected in zip(without_timings(together), without_timings(alone), strict=True):
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    params, _ = load_for_inference(together)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), params, load_for_inference(alone)[0])
