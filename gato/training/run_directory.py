@@ -22,6 +22,7 @@ _FREE = (
     "keep",
     "validation_every",
     "validation_batches",
+    "wandb",
     "loader_threads",
     "loader_workers",
     "mesh",
