@@ -98,7 +98,7 @@ class Setup:
         def spread(array: np.ndarray) -> jax.Array:
             size = len(array) // len(self.hosted)  # of a group
 
-            def part(index: tuple[slice, ...]) -> np.ndarray:
+            def part(index: Any) -> np.ndarray:
                 start, stop, _ = index[0].indices(self.groups * size)
                 first = self.hosted.index(start // size) * size
                 return array[first : first + stop - start]
