@@ -1,12 +1,16 @@
 """The training step against the machine's own matmul ceiling, and the sparse head against the dense one.
 
-python benchmarks/train.py [--quick] [--preset gato_79m] [--rows 2] [--length 1024] [--repeats 3] [--json FILE]
+    python benchmarks/train.py [--quick] [--preset gato_79m ...] [--position transformer_xl ...] [--dtype float32]
+        [--rows 2] [--length 1024] [--targets 0.1 1] [--head sparse dense] [--mesh 1,1,1] [--repeats 3] [--json FILE]
+
+On an accelerator: --preset gato_79m gato_364m gato_1_2b --position rope transformer_xl --dtype bfloat16 --rows 8
+--targets 1 --head sparse.
 
 On a CPU everything runs on one thread of one core. Ceiling and steps are measured in turns, so that a machine that is
 busy or hot slows both, and the best of each is compared: other programs can only make a run longer. FLOPs are counted
 analytically (`gato.training.flops`): causal attention once, the backward pass as two forward passes, the head and the
 last block's feed-forward only where there is a target. The dense head computes more than that; its useful FLOPs are
-the same, and `step_seconds` compares the two.
+the same, and the step times compare the two. *MFU* is against the data sheet, where there is one.
 """
 
 from __future__ import annotations
@@ -14,65 +18,89 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
+import resource
 import sys
 import time
 from typing import Any
 
-# One thread: before JAX reads its flags.
+# One thread of a CPU: before JAX reads its flags.
 os.environ["XLA_FLAGS"] = " ".join(
     (os.environ.get("XLA_FLAGS", ""), "--xla_cpu_multi_thread_eigen=false", "intra_op_parallelism_threads=1")
 ).strip()
-if hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gato import sharding
 from gato.model.config import ModelConfig
 from gato.model.presets import preset
 from gato.model.transformer import GatoModel, init_params
 from gato.tokenizers.layout import KINDS
 from gato.tokenizers.vocabulary import Vocabulary
-from gato.training.flops import train_flops
+from gato.training.flops import peak_flops, train_flops
 from gato.training.loss import LossSums, dense_loss
 from gato.training.optimizer import OptimizerConfig, learning_rate_schedule, make_optimizer
 from gato.training.step import TrainState, batch_loss, make_train_step
 
-CEILING_SIZE = 2048
+OPTIMIZER = OptimizerConfig()
+STEPS = 1_000_000
 
 
-def make_batch(vocabulary: Vocabulary, rows: int, length: int, share: float) -> dict[str, np.ndarray]:
-    """Full rows of one segment without images; every (1 / share)-th token is an action with a target."""
+def make_batch(
+    vocabulary: Vocabulary,
+    rows: int,
+    length: int,
+    share: float,
+    groups: int = 1,
+    images: float = 0,
+    slots: float = 0,
+    fill: float = 1,
+) -> dict[str, np.ndarray]:
+    """Rows of one segment; every (1 / share)-th token is an action with a target.
+
+    Args:
+      images: share of the segment's tokens that are image patches, at its start.
+      slots: patches that the ResNet computes, as a share of the tokens; at least `images`.
+      fill: share of a row that the segment takes.
+    """
     rng = np.random.default_rng(0)
-    shape = (rows, length)
+    shape, size = (rows, length), rows // groups
     learned = np.arange(length) % round(1 / share) == 0
+    used = np.arange(length) < fill * length
+    learned &= used
     learned[0] = False
-    weight = np.tile(learned, (rows, 1)).astype(np.float32)
     ids = rng.integers(0, vocabulary.size, shape, dtype=np.int32)
-    targets = np.flatnonzero(weight)
-    action = KINDS.index("action")
+    targets = np.tile(np.flatnonzero(np.tile(learned, size)), (groups, 1))
+    action, pictures = KINDS.index("action"), round(images * fill * length)
+    patch_index = np.full(shape, -1, np.int32)
+    patch_index[:, :pictures] = (np.arange(rows) % size * pictures)[:, None] + np.arange(pictures)
+    patches = max(round(slots * size * length), size * pictures)
     return {
         "ids": ids,
-        "loss_weight": weight,
+        "loss_weight": np.tile(learned, (rows, 1)).astype(np.float32),
         "local_position": np.zeros(shape, np.int16),
-        "segment_ids": np.ones(shape, np.int32),
+        "segment_ids": np.tile(used, (rows, 1)).astype(np.int32),
         "positions": np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
         "kinds": np.full(shape, action, np.int8),
         "source": np.zeros(shape, np.int16),
+        "patch_index": patch_index,
+        "patch_intervals": np.tile(np.asarray([0, 64, 64, 128], np.int16), (rows, length, 1)),
+        "patches": rng.integers(0, 256, (groups, patches, 16, 16, 3), dtype=np.uint8),
         "target_index": (targets - 1).astype(np.int32),
-        "target_ids": ids.reshape(-1)[targets],
-        "target_weight": np.ones(len(targets), np.float32),
-        "target_kind": np.full(len(targets), action, np.int8),
-        "target_source": np.zeros(len(targets), np.int16),
+        "target_ids": np.take_along_axis(ids.reshape(groups, -1), targets, 1),
+        "target_weight": np.ones(targets.shape, np.float32),
+        "target_kind": np.full(targets.shape, action, np.int8),
+        "target_source": np.zeros(targets.shape, np.int16),
     }
 
 
 def dense_batch_loss(
-    model: GatoModel, vocabulary_size: int, params: Any, batch: Any, rngs: dict[str, jax.Array]
+    model: GatoModel, params: Any, batch: Any, rngs: dict[str, jax.Array], *, vocabulary_size: int, sources: int
 ) -> LossSums:
     """What every open Gato does: logits everywhere, masked afterwards."""
     hidden_BLD: Any = model.apply(params, batch, train=True, rngs=rngs)
@@ -81,114 +109,173 @@ def dense_batch_loss(
         hidden_BLD,
         batch,
         vocabulary_size=vocabulary_size,
-        sources=1,
+        sources=sources,
     )
 
 
-def ceiling() -> float:
-    """FLOP/s of one large float32 matmul."""
-    x = _square()
-    began = time.perf_counter()
-    _matmul(x, x).block_until_ready()
-    return 2 * CEILING_SIZE**3 / (time.perf_counter() - began)
+class Ceiling:
+    """FLOP/s of one large matrix product of a dtype."""
 
+    def __init__(self, dtype: str) -> None:
+        size = 2048 if jax.default_backend() == "cpu" else 8192
+        self._x = jnp.asarray(np.random.default_rng(0).normal(size=(size, size)), dtype)
+        self._repeats = 1 if jax.default_backend() == "cpu" else 20
+        self._product = jax.jit(jnp.matmul)
+        self._flops = 2 * size**3 * self._repeats
+        self.best = 0.0
+        self.run()
 
-@functools.cache
-def _square() -> jax.Array:
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(CEILING_SIZE, CEILING_SIZE)), jnp.float32)
-    _matmul(x, x).block_until_ready()
-    return x
-
-
-_matmul = jax.jit(jnp.matmul)
+    def run(self) -> None:
+        began = time.perf_counter()
+        for _ in range(self._repeats):
+            product = self._product(self._x, self._x)
+        product.block_until_ready()
+        self.best = max(self.best, self._flops / (time.perf_counter() - began))
 
 
 class Case:
-    """One compiled step: a head and a share of targets."""
+    """One compiled training step on one batch, on a mesh."""
 
-    def __init__(self, config: ModelConfig, head: str, share: float, rows: int, length: int) -> None:
-        vocabulary = Vocabulary()
-        self.head, self.share, self.tokens = head, share, rows * length
-        self.batch = jax.device_put(make_batch(vocabulary, rows, length, share))
-        self.flops = train_flops(config, rows, length, len(self.batch["target_index"]))
-        numbers = OptimizerConfig()
-        self._optimizer = make_optimizer(numbers, 1_000_000)
-        model = GatoModel(config)
-        if head == "sparse":
-            loss = functools.partial(batch_loss, model, vocabulary_size=vocabulary.size, sources=1)
-        else:
-            loss = functools.partial(dense_batch_loss, model, vocabulary.size)
-        step = make_train_step(loss, self._optimizer, learning_rate_schedule(numbers, 1_000_000), seed=0)
-        self._step = jax.jit(step, donate_argnums=0)
+    def __init__(
+        self, config: ModelConfig, batch: dict[str, np.ndarray], head: str = "sparse", mesh: Any = None, **options: Any
+    ) -> None:
+        self.mesh = mesh if mesh is not None else sharding.make_mesh(1, 1, 1, devices=jax.devices()[:1])
+        self.config, rows, length = config, *batch["ids"].shape
+        self.tokens, targets = rows * length, batch["target_index"].size
+        self.flops = train_flops(config, rows, length, targets, int((batch["patch_index"] >= 0).sum()))
+        self.batch = jax.device_put(batch, sharding.batch_sharding(self.mesh))
+        model = GatoModel(config, self.mesh)
+        function = {"sparse": batch_loss, "dense": dense_batch_loss}[head]
+        loss = functools.partial(function, model, vocabulary_size=Vocabulary().size, sources=1)
+        optimizer = make_optimizer(OPTIMIZER, STEPS)
+        schedule = learning_rate_schedule(OPTIMIZER, STEPS)
+
+        def create() -> TrainState:
+            params = init_params(config, jax.random.key(0))
+            return TrainState(jnp.int32(0), params, optimizer.init(params))
+
+        places = sharding.state_shardings(
+            jax.eval_shape(create), sharding.param_shardings(config, self.mesh), self.mesh
+        )
+        self._create = jax.jit(create, out_shardings=places)
+        step = make_train_step(loss, optimizer, schedule, seed=0, **options)
+        began = time.perf_counter()
+        whole = sharding.replicated(self.mesh)
+        jitted = jax.jit(step, in_shardings=(places, None), out_shardings=(places, whole), donate_argnums=0)
+        self._step = jitted.lower(jax.eval_shape(create), self.batch).compile()
+        self.compile_seconds = time.perf_counter() - began
+        memory = self._step.memory_analysis()
+        self.bytes = memory.argument_size_in_bytes + memory.temp_size_in_bytes
         self.best = float("inf")
-        self.losses: list[float] = []
 
-    def initial(self, config: ModelConfig) -> TrainState:
-        params = jax.jit(functools.partial(init_params, config))(jax.random.key(0))
-        return TrainState(jnp.int32(0), params, self._optimizer.init(params))
+    def initial(self) -> TrainState:
+        return self._create()
 
     def run(self, state: TrainState) -> TrainState:
         began = time.perf_counter()
         state, metrics = self._step(state, self.batch)
-        self.losses.append(float(metrics.sums.mean()))
+        assert np.isfinite(float(metrics.sums.mean()))
         self.best = min(self.best, time.perf_counter() - began)
         return state
 
 
+def pin_to_one_core() -> None:
+    if hasattr(os, "sched_setaffinity") and jax.default_backend() == "cpu":
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
+def write_json(path: str | None, rows: list[dict[str, Any]]) -> None:
+    if path is None:
+        return
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    device = jax.devices()[0].device_kind
+    report = {
+        "machine": {"platform": platform.platform(), "cpu": platform.processor(), "cores": os.cpu_count()},
+        "device": f"{jax.device_count()} x {device}",
+        "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
+        "command": " ".join(sys.argv),
+        "rows": rows,
+    }
+    with open(path, "w") as file:
+        json.dump(report, file, indent=1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="gato_79m")
+    parser.add_argument("--preset", nargs="+", default=["gato_79m"])
+    parser.add_argument("--position", nargs="+", default=["transformer_xl"])
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--rows", type=int, default=2)
     parser.add_argument("--length", type=int, default=1024)
+    parser.add_argument("--targets", nargs="+", type=float, default=[0.1, 1.0], help="shares of tokens with a target")
+    parser.add_argument("--head", nargs="+", choices=("sparse", "dense"), default=["sparse", "dense"])
+    parser.add_argument("--mesh", default="-1,1,1", help="data,fsdp,tensor")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="two layers, one repeat: under a minute")
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()
-    config = preset(args.preset, Vocabulary(), **({"layers": 2} if args.quick else {}))
+    pin_to_one_core()
     repeats = 1 if args.quick else args.repeats
-    cases = [Case(config, head, share, args.rows, args.length) for share in (0.1, 1.0) for head in ("sparse", "dense")]
-    state = cases[0].initial(config)
-    for case in cases:  # compile
-        state = case.run(state)
-        case.best = float("inf")
-    peaks = []
-    for _ in range(repeats):
-        for case in cases:
-            peaks.append(ceiling())
-            state = case.run(state)
-    peak = max(peaks)
-    name = f"{args.preset}, {config.layers} layers" if args.quick else args.preset
-    device = jax.devices()[0].device_kind
-    print(f"{name}, {args.rows} x {args.length} float32, ceiling {peak / 1e9:.1f} GFLOP/s ({device})")
-    print("head    targets  step s  tokens/s  share of ceiling")
+    mesh = sharding.make_mesh(*(int(size) for size in args.mesh.split(",")))
+    groups = sharding.batch_parts(mesh)
+    peak = peak_flops(jax.devices()[0].device_kind)
+    ceiling = Ceiling(args.dtype)
+    print(
+        f"{args.rows} x {args.length} tokens, {args.dtype}, mesh {args.mesh} on {jax.device_count()} x "
+        f"{jax.devices()[0].device_kind}; the ceiling is a matrix product of the same dtype, in turns"
+    )
+    print(
+        "preset      position        head    targets  compile s  step s  tokens/s  TFLOP/s  of ceiling   MFU  memory GB"
+    )
     rows: list[dict[str, Any]] = []
-    for case in cases:
-        row = {
-            "preset": name,
-            "head": case.head,
-            "targets": case.share,
-            "step_seconds": case.best,
-            "tokens_per_second": case.tokens / case.best,
-            "share_of_peak": case.flops / case.best / peak,
-            "peak_flops": peak,
+    for name, position in itertools.product(args.preset, args.position):
+        changes = {"position": position, "dtype": args.dtype, **({"layers": 2} if args.quick else {})}
+        config = preset(name, Vocabulary(), **changes)
+        cases = {
+            (head, share): Case(config, make_batch(Vocabulary(), args.rows, args.length, share, groups), head, mesh)
+            for share, head in itertools.product(args.targets, args.head)
         }
-        rows.append(row)
-        speed, share = row["tokens_per_second"], row["share_of_peak"]
-        print(f"{case.head:6}  {case.share:7.0%}  {case.best:6.2f}  {speed:8.0f}  {share:.2f}")
-    for sparse, dense in zip(cases[::2], cases[1::2], strict=True):
-        print(
-            f"{sparse.share:.0%} targets: the sparse head makes the step {dense.best / sparse.best:.2f} times as fast"
-        )
-    if args.json:
-        packages = ("jax", "jaxlib", "flax", "optax", "numpy")
-        report = {
-            "machine": {"platform": platform.platform(), "cpu": platform.processor(), "cores": os.cpu_count()},
-            "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
-            "command": " ".join(sys.argv),
-            "rows": rows,
-        }
-        with open(args.json, "w") as file:
-            json.dump(report, file, indent=1)
+        state = next(iter(cases.values())).initial()
+        ceiling.best = 0.0
+        for attempt in range(repeats + 1):
+            for case in cases.values():
+                ceiling.run()
+                state = case.run(state)
+                if attempt == 0:
+                    case.best = float("inf")
+        del state
+        for (head, share), case in cases.items():
+            rate = case.flops / case.best / mesh.size
+            rows.append(
+                {
+                    "preset": name,
+                    "layers": config.layers,
+                    "position": position,
+                    "head": head,
+                    "targets": share,
+                    "compile_seconds": case.compile_seconds,
+                    "step_seconds": case.best,
+                    "tokens_per_second": case.tokens / case.best,
+                    "flops_per_second_per_device": rate,
+                    "share_of_ceiling": rate / ceiling.best,
+                    "ceiling_flops": ceiling.best,
+                    "mfu": rate / peak if peak else None,
+                    "memory_bytes_per_device": case.bytes,
+                }
+            )
+            print(
+                f"{name:10}  {position:14}  {head:6}  {share:7.0%}  {case.compile_seconds:9.1f}  {case.best:6.3f}  "
+                f"{case.tokens / case.best:8.0f}  {rate / 1e12:7.3f}  {rate / ceiling.best:10.2f}  "
+                f"{rate / peak if peak else float('nan'):4.2f}  {case.bytes / 1e9:9.1f}",
+                flush=True,
+            )
+        for share in args.targets if len(args.head) == 2 else ():
+            gain = cases["dense", share].best / cases["sparse", share].best
+            print(f"{share:.0%} targets: the sparse head makes the step {gain:.2f} times as fast")
+    if jax.default_backend() == "cpu":
+        print(f"ceiling {ceiling.best / 1e9:.0f} GFLOP/s")
+    print(f"peak memory of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")
+    write_json(args.json, rows)
 
 
 if __name__ == "__main__":

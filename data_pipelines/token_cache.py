@@ -14,13 +14,14 @@ concatenation, plus its distinct patches:
 from __future__ import annotations
 
 import collections
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from gato.data_pipelines.episode import Episode
-from gato.data_pipelines.errors import StoreError
+from gato.data_pipelines.errors import MixtureError, StoreError
 from gato.data_pipelines.mixture import Source
 from gato.tokenizers.sequence import SequenceTokenizer, TokenSequence
 
@@ -160,6 +161,8 @@ class TokenCache:
         control = source.store.spec.kind == "control"
         derived = dict(self._derive(episode)) if self._derive is not None and control else {}
         weight = loss_weight * (1.0 if self._weigh is None else float(self._weigh(episode)))
+        if not math.isfinite(weight):
+            raise MixtureError(f"{source.name}: the recipe's episode_weight of episode {index} is {weight}")
         with self._lock:
             self._recipe[key] = (derived, weight)
             if len(self._recipe) > 65536:

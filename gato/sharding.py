@@ -136,7 +136,7 @@ def hosted_groups(mesh: Mesh, groups: int) -> list[int]:
     share a part of the batch (a tensor axis across hosts) hold the same groups.
     """
     places = batch_sharding(mesh).addressable_devices_indices_map((groups,)).values()
-    return sorted({group for (place,) in places for group in range(*place.indices(groups))})
+    return sorted({group for place in places if place for group in range(*place[0].indices(groups))})
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -1,8 +1,8 @@
 """The command line: ``gato {quickstart,collect,data,train,evaluate,report}``.
 
 Exit status: 0 on success; 2 on a mistake of the user, with one line on stderr (``GATO_DEBUG=1`` shows the traceback);
-130 after Ctrl-C and 143 after SIGTERM, when the same command goes on where it stopped. Anything else is a bug of ours
-and keeps its traceback.
+130 after Ctrl-C and 143 after SIGTERM, when the same command goes on where it stopped; 75 where a run of several
+processes lost one of them (`gato.training.peers`). Anything else is a bug of ours and keeps its traceback.
 
 Each command's module is imported when it runs, so that ``gato --help`` does not wait for JAX.
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gato.data_pipelines.worker_process import cores
-from gato.tokenizers.errors import GatoError, suggest
+from gato.tokenizers.errors import GatoError, printed, suggest
 
 SUCCESS, USER_MISTAKE, INTERRUPTED, TERMINATED = 0, 2, 130, 143
 # What the machine refuses and the user can mend; other operating system errors are bugs.
@@ -264,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if isinstance(error, OSError) and error.errno not in _REFUSALS:
             raise
-        print(f"gato: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"gato: {printed(error)}", file=sys.stderr)
         return USER_MISTAKE
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -11,7 +11,10 @@ from collections.abc import Iterable
 
 
 class GatoError(Exception):
-    """A mistake that the user can mend: the message says where, what was found, and what to do."""
+    """A mistake that the user can mend: the message says where, what was found, and what to do.
+
+    A message is one line. Where that cannot hold it, a table stands below an empty line, indented by two spaces.
+    """
 
 
 class SpecError(GatoError):
@@ -20,6 +23,14 @@ class SpecError(GatoError):
 
 class VocabularyError(GatoError):
     """A value cannot be held by the vocabulary, or two vocabularies differ."""
+
+
+def printed(error: Exception) -> str:
+    """The message as the command line shows it: in one line, and the table below it, if there is one."""
+    line, _, table = str(error).partition("\n\n")
+    if not table.startswith("  "):
+        return " ".join(str(error).split())
+    return f"{' '.join(line.split())}\n{table}"
 
 
 def suggest(name: str, known: Iterable[str], otherwise: Iterable[str] | None = None) -> str:

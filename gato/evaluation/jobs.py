@@ -23,7 +23,7 @@ from gato.evaluation.rollouts import Entry, Outcome, plan_rows, rollout
 from gato.evaluation.specialist import train_specialist
 from gato.inference.agent import Agent
 from gato.tokenizers.text import TextTokenizer
-from gato.training.checkpoint import SourceMeta
+from gato.training.checkpoint_meta import SourceMeta
 
 # Environments that one process steps in a batch: enough for the matrix products, few enough to build quickly.
 ROWS = 40

@@ -36,7 +36,8 @@ from gato.tokenizers.sequence import SequenceTokenizer
 from gato.tokenizers.spec import EpisodeSpec
 from gato.tokenizers.text import TextTokenizer
 from gato.tokenizers.token_sequence import concatenate
-from gato.training.checkpoint import CheckpointMeta, SourceMeta, load_for_inference
+from gato.training.checkpoint import load_for_inference
+from gato.training.checkpoint_meta import CheckpointMeta, SourceMeta
 
 CAPACITY_ROUNDING = 16
 

@@ -1,33 +1,38 @@
 """Checkpoints through orbax v1, behind this one file.
 
-Layout: ``<run>/checkpoints/<step>/{params, optimizer, data, meta}``. Inference and fine-tuning read `params` and
-`meta` only; `meta` alone says everything about the network that a deployment needs. A step counts as saved once its
-commit file exists, so a process killed while it writes leaves nothing that is taken for a checkpoint (without the
-commit file, orbax would take any directory named by a number for one on a local disk).
+Layout: ``<run>/checkpoints/<step>/{params, optimizer, data, meta, manifest.sha256}``. Inference and fine-tuning read
+`params` and `meta` only; `meta` alone says everything about the network that a deployment needs.
+
+A step counts as saved once its manifest exists, which is written last, so a process killed while it writes leaves
+nothing that is taken for a checkpoint. Whoever reads a checkpoint compares every byte that it needs with the manifest
+first: by itself, TensorStore loads arrays with flipped bits without a word.
+
+With several processes, each writes its own parts of the arrays into the one directory, which all of them must see;
+process 0 writes the manifest and deletes what is too old.
 """
 
 from __future__ import annotations
 
-import base64
+import concurrent.futures
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from gato.model.config import ModelConfig
-from gato.tokenizers.errors import GatoError
-from gato.tokenizers.layout import Layout
-from gato.tokenizers.spec import EpisodeSpec
 from gato.tokenizers.vocabulary import Vocabulary
+from gato.training import manifest
+from gato.training.checkpoint_meta import CheckpointError, CheckpointMeta
 from gato.training.step import TrainState
 
 FOLDER = "checkpoints"
-FORMAT = 1
 
 
 def _not_from_orbax(record: logging.LogRecord) -> bool:
@@ -38,99 +43,9 @@ def _not_from_orbax(record: logging.LogRecord) -> bool:
 logging.getLogger("absl").addFilter(_not_from_orbax)
 
 
-class CheckpointError(GatoError):
-    """A checkpoint is missing, damaged, or belongs to something else; the message says which and what to do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class SourceMeta:
-    """What acting needs to know about one source of the training data.
-
-    Attributes:
-      spec: the embodiment's leaves.
-      task: "suite/task" as `get_task` knows it, or "" for documents.
-      window_timesteps: timesteps of a training window (``None``: as many as a row holds).
-      prompt_timesteps: most timesteps of a training prompt.
-      statistics: what the recipe's conditioning wants to know about the source's returns.
-    """
-
-    spec: EpisodeSpec
-    task: str = ""
-    window_timesteps: int | None = None
-    prompt_timesteps: int | None = None
-    statistics: Mapping[str, float] = dataclasses.field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "spec": self.spec.to_json(),
-            "task": self.task,
-            "window_timesteps": self.window_timesteps,
-            "prompt_timesteps": self.prompt_timesteps,
-            "statistics": dict(self.statistics),
-        }
-
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> SourceMeta:
-        return SourceMeta(**{**data, "spec": EpisodeSpec.from_json(data["spec"])})
-
-
-@dataclasses.dataclass(frozen=True)
-class CheckpointMeta:
-    """Everything beside the parameters that a deployment needs.
-
-    Attributes:
-      model: the network.
-      vocabulary: ids.
-      text_model: serialized SentencePiece model.
-      recipe: name for `get_recipe`.
-      layout: the recipe's layout when the network was trained.
-      sources: name -> what acting needs to know of it.
-      length: tokens in a training row.
-      step: updates made.
-    """
-
-    model: ModelConfig
-    vocabulary: Vocabulary
-    text_model: bytes
-    recipe: str
-    layout: Layout
-    sources: Mapping[str, SourceMeta]
-    length: int
-    step: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "model": self.model.to_json(),
-            "vocabulary": self.vocabulary.to_json(),
-            "text_model": base64.b64encode(self.text_model).decode(),
-            "recipe": self.recipe,
-            "layout": self.layout.to_json(),
-            "sources": {name: source.to_json() for name, source in self.sources.items()},
-            "length": self.length,
-            "step": self.step,
-        }
-
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> CheckpointMeta:
-        if data.get("format") != FORMAT:
-            raise CheckpointError(
-                f"checkpoint format {data.get('format')!r}, this version reads {FORMAT}: use the version that wrote it"
-            )
-        return CheckpointMeta(
-            model=ModelConfig.from_json(data["model"]),
-            vocabulary=Vocabulary.from_json(data["vocabulary"]),
-            text_model=base64.b64decode(data["text_model"]),
-            recipe=data["recipe"],
-            layout=Layout.from_json(data["layout"]),
-            sources={name: SourceMeta.from_json(source) for name, source in data["sources"].items()},
-            length=data["length"],
-            step=data["step"],
-        )
-
-
 def _context() -> ocp.Context:
     context = ocp.Context()
+    # Orbax' own mark. Without it, any directory named by a number would be a checkpoint to orbax on a local disk.
     context.atomicity.mode = ocp.options.AtomicityMode.COMMIT_FILE
     registry = ocp.handlers.local_registry()
     for name in ("data", "meta"):
@@ -143,45 +58,66 @@ class Checkpoints:
     """The checkpoints of one run. Saving is asynchronous; one save is in flight at most."""
 
     def __init__(self, run_dir: Path, keep: int) -> None:
-        """`keep`: the newest `keep` checkpoints stay, older ones are deleted."""
-        training = ocp.training
-        self._directory = Path(run_dir).absolute() / FOLDER
-        self._manager = training.Checkpointer(
-            self._directory,
-            context=_context(),
-            # The caller decides when to save; orbax' own policy would drop a save while another is in flight.
-            save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=training.preservation_policies.LatestN(keep),
-            cleanup_tmp_directories=True,
-        )
+        """`keep`: the newest `keep` checkpoints stay, older ones are deleted.
+
+        Raises:
+          CheckpointError: the newest checkpoint is of a version without manifests.
+        """
+        self._run_dir, self._keep = Path(run_dir).absolute(), keep
+        self._directory = self._run_dir / FOLDER
+        self._in_flight: concurrent.futures.Future[None] | None = None
+        self._background = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        with self._writable():
+            self._directory.mkdir(parents=True, exist_ok=True)
+        steps = saved_steps(self._run_dir)
+        for path in _torn(self._run_dir):
+            if int(path.name) > max(steps, default=0):
+                _refuse_without_manifest(path)
+            if jax.process_index() == 0:
+                shutil.rmtree(path, ignore_errors=True)
+        # What a file system tells several machines may differ for a moment; process 0 decides.
+        newest = np.int64(max(steps, default=0))
+        self._latest = int(multihost_utils.broadcast_one_to_all(newest)) if jax.process_count() > 1 else int(newest)
 
     @property
     def latest(self) -> int | None:
-        """Newest saved step, or ``None``."""
-        newest = self._manager.latest
-        return None if newest is None else newest.step
+        """Newest step that is saved or, since this object exists, being saved; or ``None``."""
+        return self._latest or None
 
     def save(self, step: int, state: TrainState, data: Mapping[str, Any], meta: CheckpointMeta) -> None:
         """Starts a save, after waiting for the one before. Raises `CheckpointError` where the disk refuses.
 
         `data` is JSON: the loader's state *before* it hands out the batch of the next step.
         """
-        with self._writable():
-            self._manager.wait()
-            self._manager.save_checkpointables_async(
-                step,
-                {
-                    "params": state.params,
-                    "optimizer": state.opt_state,
-                    "data": dict(data),
-                    "meta": dataclasses.replace(meta, step=step).to_json(),
-                },
-            )
+        self.wait()
+        items = {
+            "params": state.params,
+            "optimizer": state.opt_state,
+            "data": dict(data),
+            "meta": dataclasses.replace(meta, step=step).to_json(),
+        }
+        with self._writable(), _context():
+            writing = ocp.save_checkpointables_async(self._directory / str(step), items, overwrite=True)
+        self._latest = step
+        self._in_flight = self._background.submit(self._finish, step, writing)
+
+    def _finish(self, step: int, writing: Any) -> None:
+        """In the background: once all processes have written, the manifest; then older checkpoints go."""
+        writing.result()
+        if jax.process_index() != 0:
+            return
+        manifest.write_manifest(self._directory / str(step))
+        for old in saved_steps(self._run_dir)[: -self._keep]:
+            # The manifest first: what is half deleted must not look complete.
+            (self._directory / str(old) / manifest.FILE).unlink()
+            shutil.rmtree(self._directory / str(old), ignore_errors=True)
 
     def wait(self) -> None:
         """Returns once the save in flight is on disk. Raises `CheckpointError` where the disk refuses."""
-        with self._writable():
-            self._manager.wait()
+        in_flight, self._in_flight = self._in_flight, None
+        if in_flight is not None:
+            with self._writable():
+                in_flight.result()
 
     @contextlib.contextmanager
     def _writable(self) -> Iterator[None]:
@@ -189,7 +125,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            good = saved_steps(self._directory.parent)
+            good = saved_steps(self._run_dir)
             raise CheckpointError(
                 f"{self._directory}: cannot write the checkpoint ({_first_line(error)}); free space or fix the "
                 f"permissions, then start the same command again: it resumes from step {good[-1] if good else 0}"
@@ -197,17 +133,30 @@ class Checkpoints:
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """(state, data) of a saved step, with the shapes, dtypes and shardings of `like` (arrays or
-        `jax.ShapeDtypeStruct` with a sharding). Raises `CheckpointError`."""
+        `jax.ShapeDtypeStruct` with a sharding). All processes call it, each checks a share of the files.
+
+        The mesh and the number of processes may be others than those that saved. Raises `CheckpointError`."""
         path = self._directory / str(step)
-        loaded = _load(path, {"params": abstract(like.params), "optimizer": abstract(like.opt_state), "data": None})
-        count = jax.device_put(jax.numpy.asarray(step, jax.numpy.int32), like.step.sharding)
-        state = TrainState(step=count, params=loaded["params"], opt_state=loaded["optimizer"])
+        items = {"params": abstract(like.params), "optimizer": abstract(like.opt_state), "data": None}
+        count = jax.process_count()
+        found = _damage(path, items, (jax.process_index(), count))
+        if count > 1:
+            everywhere = multihost_utils.process_allgather(np.int32(len(found)))
+            if everywhere.any() and not found:
+                raise CheckpointError(f"{path}: damaged, as process {int(np.argmax(everywhere))} found and says")
+        if found:
+            raise _damaged(path, found)
+        loaded = _load(path, items)
+        updates = jax.device_put(jax.numpy.asarray(step, jax.numpy.int32), like.step.sharding)
+        state = TrainState(step=updates, params=loaded["params"], opt_state=loaded["optimizer"])
         return state, loaded["data"]
 
     def close(self) -> None:
         """Waits for the save in flight. Raises `CheckpointError` where the disk refuses."""
-        with self._writable():
-            self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._background.shutdown()
 
 
 def abstract(tree: Any) -> Any:
@@ -217,14 +166,37 @@ def abstract(tree: Any) -> Any:
 
 def saved_steps(run_dir: Path) -> list[int]:
     """Steps of the complete checkpoints in a run directory, ascending."""
+    return sorted(int(path.name) for path in _numbered(run_dir) if _is_complete(path))
+
+
+def _numbered(run_dir: Path) -> list[Path]:
     folder = Path(run_dir) / FOLDER
-    if not folder.is_dir():
-        return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit() and _is_complete(path))
+    return [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
 
 
 def _is_complete(path: Path) -> bool:
-    return (path / "commit_success.txt").exists()
+    return (path / manifest.FILE).exists()
+
+
+def _torn(run_dir: Path) -> list[Path]:
+    """What stands where a checkpoint would, without a manifest."""
+    return [path for path in _numbered(run_dir) if not _is_complete(path)]
+
+
+def _refuse_without_manifest(path: Path) -> None:
+    """Raises `CheckpointError` if a whole checkpoint of format 1 is there; a save that was interrupted may go."""
+    if not (path / "commit_success.txt").exists():
+        return
+    try:
+        written = _load(path, {"meta": None})["meta"].get("format")
+    except CheckpointError:
+        return
+    if written == 1:
+        raise CheckpointError(
+            f"{path}: was written by a version without {manifest.FILE}, so nobody can tell whether it is whole. "
+            f"Use that version, or, if you trust it, write the manifest: cd {path} && "
+            f"find * -type f -exec sha256sum {{}} + > ../sums && mv ../sums {manifest.FILE}"
+        )
 
 
 def find_checkpoint(path: Path | str) -> Path:
@@ -237,13 +209,15 @@ def find_checkpoint(path: Path | str) -> Path:
     run_dir = path.parent if path.name == FOLDER else path
     steps = saved_steps(run_dir)
     if not steps:
+        for old in [path, *_torn(run_dir)]:
+            _refuse_without_manifest(old)
         raise CheckpointError(f"{path}: holds no complete checkpoint; train first, or give another run directory")
     return run_dir / FOLDER / str(steps[-1])
 
 
 def load_meta(path: Path | str) -> CheckpointMeta:
     """The meta of a checkpoint or of a run's newest one. Raises `CheckpointError`."""
-    return CheckpointMeta.from_json(_load(find_checkpoint(path), {"meta": None})["meta"])
+    return CheckpointMeta.from_json(_load_checked(find_checkpoint(path), {"meta": None})["meta"])
 
 
 def load_for_inference(path: Path | str) -> tuple[Any, CheckpointMeta]:
@@ -258,10 +232,30 @@ def load_for_inference(path: Path | str) -> tuple[Any, CheckpointMeta]:
     checkpoint = find_checkpoint(path)
     meta = load_meta(checkpoint)
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), saved_shapes(checkpoint)
+    )
+    return load_params(checkpoint, shapes), meta
+
+
+def saved_shapes(checkpoint: Path) -> Any:
+    """Shapes and dtypes of a checkpoint's parameters, every byte of which was checked. Raises `CheckpointError`."""
+    found = _damage(checkpoint, ("params",))
+    if found:
+        raise _damaged(checkpoint, found)
     with _readable(checkpoint), _context():
-        saved = ocp.checkpointables_metadata(checkpoint).metadata["params"]
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), saved)
-    return _load(checkpoint, {"params": shapes})["params"], meta
+        return ocp.checkpointables_metadata(checkpoint).metadata["params"]
+
+
+def load_params(checkpoint: Path, shapes: Any) -> Any:
+    """Those parameters of a checkpoint, checked by `saved_shapes` before, that `shapes` asks for.
+
+    Args:
+      shapes: `jax.ShapeDtypeStruct` with a sharding, in the structure of all parameters or of a part of them.
+    """
+    context = _context()
+    context.pytree.loading.partial_load = True
+    return _load(checkpoint, {"params": shapes}, context)["params"]
 
 
 def check_vocabulary(meta: CheckpointMeta, vocabulary: Vocabulary, text_model: bytes, where: Path) -> None:
@@ -278,17 +272,34 @@ def check_vocabulary(meta: CheckpointMeta, vocabulary: Vocabulary, text_model: b
     )
 
 
-def _load(path: Path, abstract_items: dict[str, Any]) -> dict[str, Any]:
-    missing = [name for name in abstract_items if not (path / name).is_dir()]
-    if missing:
-        raise CheckpointError(f"{path}: damaged: {', '.join(missing)} is missing; {_way_out(path)}")
-    with _readable(path), _context():
-        return ocp.load_checkpointables(path, abstract_items)
+def _damage(path: Path, items: Collection[str], share: tuple[int, int] = (0, 1)) -> list[str]:
+    """What is wrong with these items of a checkpoint, and with the files beside them."""
+    try:
+        return manifest.damage(path, items, share)
+    except OSError as error:  # what the disk itself cannot read
+        return [f"{error.filename or manifest.FILE}: {error.strerror}"]
+
+
+def _damaged(path: Path, found: list[str]) -> CheckpointError:
+    more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+    return CheckpointError(f"{path}: damaged: {'; '.join(found[:3])}{more}; {_way_out(path)}")
+
+
+def _load_checked(path: Path, items: dict[str, Any]) -> dict[str, Any]:
+    found = _damage(path, items)
+    if found:
+        raise _damaged(path, found)
+    return _load(path, items)
+
+
+def _load(path: Path, items: dict[str, Any], context: ocp.Context | None = None) -> dict[str, Any]:
+    with _readable(path), context or _context():
+        return ocp.load_checkpointables(path, items)
 
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turns whatever the reading of a damaged checkpoint raises into a `CheckpointError`."""
+    """Turns whatever the reading of a checkpoint that does not fit raises into a `CheckpointError`."""
     try:
         yield
     except Exception as error:
@@ -300,7 +311,9 @@ def _first_line(error: Exception) -> str:
 
 
 def _way_out(path: Path) -> str:
-    older = [step for step in saved_steps(path.parent.parent) if str(step) != path.name]
-    if older:
-        return f"delete this directory to continue from step {older[-1]}, or give {path.parent / str(older[-1])}"
-    return "delete this directory to start again; there is no other checkpoint"
+    """Names the newest other checkpoint that is whole to the last byte."""
+    for step in reversed(saved_steps(path.parent.parent)):
+        other = path.parent / str(step)
+        if other != path and not _damage(other, ("params", "optimizer", "data", "meta")):
+            return f"delete this directory to continue from step {step}, or give {other}"
+    return "delete this directory to start again; there is no other good checkpoint"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from gato.data_pipelines.mixture import SourceConfig
 from gato.fields import check_fields
@@ -47,6 +47,8 @@ class TrainConfig:
       log_every: steps between two lines of metrics; losses are means over all the steps in between.
       checkpoint_every: steps between two checkpoints; the last step is always saved.
       keep: newest checkpoints that stay on disk.
+      on_nonfinite: at a step whose loss or gradient is not finite, ``"stop"`` the run, or ``"skip"`` the step, so that
+        parameters and optimizer, its place in the schedule included, stay as they were.
       validation_every: steps between two validation losses on the held-out episodes; 0: never.
       validation_batches: batches of one validation loss.
       wandb: project at Weights & Biases that gets the metrics too; ``None``: no one gets them.
@@ -69,6 +71,7 @@ class TrainConfig:
     log_every: int = 10
     checkpoint_every: int = 1000
     keep: int = 3
+    on_nonfinite: Literal["stop", "skip"] = "stop"
     validation_every: int = 0
     validation_batches: int = 8
     wandb: str | None = None
@@ -92,6 +95,8 @@ class TrainConfig:
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.on_nonfinite not in ("stop", "skip"):
+            raise ConfigError(f"on_nonfinite must be 'stop' or 'skip', got {self.on_nonfinite!r}")
         if self.loader_workers < 0:
             raise ConfigError(f"loader_workers must be >= 0 (0: this process), got {self.loader_workers}")
         if self.length < 2:

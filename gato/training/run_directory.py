@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ _FREE = (
     "log_every",
     "checkpoint_every",
     "keep",
+    "on_nonfinite",
     "validation_every",
     "validation_batches",
     "wandb",
@@ -33,7 +34,7 @@ _PLACES = re.compile(r"sources\[\d+\]\.path|text_model")
 
 
 def prepare(run_dir: Path, config: TrainConfig) -> None:
-    """Creates the directory and its config.json, or checks that it belongs to this configuration.
+    """Creates the directory and its config.json (process 0), or checks that it belongs to this configuration.
 
     Raises:
       ConfigError: the directory holds a run of another configuration; the message lists every difference.
@@ -44,11 +45,12 @@ def prepare(run_dir: Path, config: TrainConfig) -> None:
         old = _read(path)
         differences = config_differences(old, new)
         if differences:
-            lines = "\n  ".join(differences)
             raise ConfigError(
-                f"{run_dir} holds a run with another configuration:\n  {lines}\n"
-                "Give another run directory, or the old configuration to resume it"
+                f"{run_dir} holds a run with another configuration; give another run directory, or the saved values to "
+                f"resume it\n\n{_table(differences)}"
             )
+    if jax.process_index() != 0:
+        return
     run_dir.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(new, indent=2) + "\n")
@@ -84,8 +86,8 @@ def _with_places(data: Mapping[str, Any], change: Callable[[str], str]) -> dict[
     }
 
 
-def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """``path: old -> new`` for every field that decides the numbers of a run and differs."""
+def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(field, saved value, given value) of everything that decides the numbers of a run and differs."""
     before, after = dict(_leaves(old)), dict(_leaves(new))
     differences = []
     for path in sorted({*before, *after}):
@@ -94,8 +96,14 @@ def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[s
             and not _PLACES.fullmatch(path)
             and before.get(path, "(absent)") != after.get(path, "(absent)")
         ):
-            differences.append(f"{path}: {before.get(path, '(absent)')} -> {after.get(path, '(absent)')}")
+            differences.append((path, str(before.get(path, "(absent)")), str(after.get(path, "(absent)"))))
     return differences
+
+
+def _table(differences: Sequence[tuple[str, str, str]]) -> str:
+    rows = [("field", "saved", "given"), *differences]
+    fields, saved = (max(len(row[column]) for row in rows) for column in (0, 1))
+    return "\n".join(f"  {field:{fields}}  {old:{saved}}  {new}" for field, old, new in rows)
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -110,7 +118,7 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def write_parameters(run_dir: Path, params: Any, decayed: Any) -> int:
-    """Lists every parameter's path, shape, dtype, sharding and whether it is decayed; returns their number."""
+    """Process 0 lists every parameter's path, shape, dtype, sharding and whether it is decayed. Returns the number."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     total = sum(leaf.size for _, leaf in leaves)
     lines = [f"{total:,} parameters in {len(leaves)} arrays"]
@@ -118,5 +126,6 @@ def write_parameters(run_dir: Path, params: Any, decayed: Any) -> int:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         spec = getattr(leaf.sharding, "spec", leaf.sharding)
         lines.append(f"{name}  {leaf.shape}  {leaf.dtype}  {spec}  {'decayed' if decay else 'not decayed'}")
-    (run_dir / PARAMETERS_FILE).write_text("\n".join(lines) + "\n")
+    if jax.process_index() == 0:
+        (run_dir / PARAMETERS_FILE).write_text("\n".join(lines) + "\n")
     return total

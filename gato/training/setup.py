@@ -22,7 +22,7 @@ from gato.recipes.recipe import Recipe, get_recipe
 from gato.tokenizers.sequence import SequenceTokenizer
 from gato.tokenizers.text import TextTokenizer
 from gato.tokenizers.vocabulary import Vocabulary
-from gato.training.checkpoint import CheckpointMeta, SourceMeta
+from gato.training.checkpoint_meta import CheckpointMeta, SourceMeta
 from gato.training.config import ConfigError, TrainConfig
 from gato.training.loss import LossSums
 from gato.training.optimizer import learning_rate_schedule, make_optimizer
@@ -61,17 +61,20 @@ class Setup:
       loader: batches of this process.
       hosted: the groups of a batch that this process loads.
       groups: of the global batch: `accumulate` for each part that the mesh splits a batch into.
+      batch_size: rows of the global batch.
       validation_batches: over the held-out episodes, the same at every validation.
       meta: what the checkpoints say about the run.
       source_names: in the order of the loss sums.
       train_step: (state, batch) -> (state, metrics), compiled; the state's buffers are donated.
       validation_step: (params, batch) -> loss sums, compiled.
+      class_losses: the same for batches whose ``target_source`` counts other classes than the sources; so many.
       create_state: the state of step 0, traceable.
     """
 
     loader: Loader
     hosted: list[int]
     groups: int
+    batch_size: int
     validation_batches: list[dict[str, np.ndarray]]
     meta: CheckpointMeta
     source_names: list[str]
@@ -79,6 +82,7 @@ class Setup:
     state_shardings: Any
     train_step: Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, StepMetrics]]
     validation_step: Callable[[Any, Mapping[str, jax.Array]], LossSums]
+    class_losses: Callable[[int], Callable[[Any, Mapping[str, jax.Array]], LossSums]]
     create_state: Callable[[], TrainState]
 
     def initial_state(self) -> TrainState:
@@ -94,7 +98,7 @@ class Setup:
         def spread(array: np.ndarray) -> jax.Array:
             size = len(array) // len(self.hosted)  # of a group
 
-            def part(index: tuple[slice, ...]) -> np.ndarray:
+            def part(index: Any) -> np.ndarray:
                 start, stop, _ = index[0].indices(self.groups * size)
                 first = self.hosted.index(start // size) * size
                 return array[first : first + stop - start]
@@ -141,7 +145,8 @@ def build(config: TrainConfig) -> Setup:
     model = GatoModel(config.model, mesh)
     schedule = learning_rate_schedule(config.optimizer, config.steps)
     optimizer = make_optimizer(config.optimizer, config.steps)
-    loss = functools.partial(batch_loss, model, vocabulary_size=tokenizer.vocabulary.size, sources=len(names))
+    sums = functools.partial(batch_loss, model, vocabulary_size=tokenizer.vocabulary.size)
+    loss = functools.partial(sums, sources=len(names))
 
     def create_state() -> TrainState:
         params = init_params(config.model, step_key(config.seed, "parameters", 0))
@@ -164,18 +169,24 @@ def build(config: TrainConfig) -> Setup:
         out_shardings=(shardings, whole),
         donate_argnums=0,
     )
-    validation_step = jax.jit(loss, in_shardings=(shardings.params, None), out_shardings=whole)
+
+    def class_losses(classes: int) -> Any:
+        loss = functools.partial(sums, sources=classes)
+        return jax.jit(loss, in_shardings=(shardings.params, None), out_shardings=whole)
+
     return Setup(
         loader=loader,
         hosted=hosted,
         groups=groups,
+        batch_size=config.batch_size,
         validation_batches=validation_batches,
         meta=_meta(config, recipe, tokenizer, loader.sources),
         source_names=names,
         mesh=mesh,
         state_shardings=shardings,
         train_step=train_step,
-        validation_step=validation_step,
+        validation_step=class_losses(len(names)),
+        class_losses=class_losses,
         create_state=create_state,
     )
 

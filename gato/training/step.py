@@ -34,6 +34,7 @@ class StepMetrics:
     sums: LossSums
     gradient_norm: jax.Array  # [], before clipping
     learning_rate: jax.Array  # []
+    finite: jax.Array  # bool [], of loss, weight and gradient; if not, parameters and optimizer stayed as they were
 
 
 def step_key(seed: int, name: str, step: jax.Array | int) -> jax.Array:
@@ -85,6 +86,8 @@ def make_train_step(
     Gradients are of the *sum* of the loss and are divided by the sum of the weights once, after those of all
     micro-batches were added: a mean of means would weigh a token by how many others its micro-batch happens to have.
 
+    A step whose loss or gradient is not finite changes nothing but the step's number.
+
     Args:
       loss: (params, batch, rngs) -> sums; `batch_loss` with its model and sizes filled in.
       optimizer, schedule: the schedule is the optimizer's own, for the metrics.
@@ -127,8 +130,14 @@ def make_train_step(
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
+            gradient_norm = optax.tree.norm(gradients)
+            finite = jnp.isfinite(sums.loss) & jnp.isfinite(sums.weight) & jnp.isfinite(gradient_norm)
+            # The host reads of it a step later; by then a state that took it in would be lost.
+            params, opt_state = jax.tree.map(
+                lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
+            )
         metrics = StepMetrics(
-            sums=sums, gradient_norm=optax.tree.norm(gradients), learning_rate=jnp.asarray(schedule(state.step))
+            sums=sums, gradient_norm=gradient_norm, learning_rate=jnp.asarray(schedule(state.step)), finite=finite
         )
         return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
 

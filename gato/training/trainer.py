@@ -9,8 +9,9 @@ How a run ends:
   - SIGINT or SIGTERM: a checkpoint at the next step boundary, then a result with ``exit_code`` 128 + the signal's
     number (130 and 143), as shells report it. A second signal ends the process at once; the last complete checkpoint
     stays;
-  - a loss or gradient that is not finite: `DivergedError`, which names the sources; no checkpoint of that state is
-    written.
+  - a loss or gradient that is not finite, unless such steps are skipped (`TrainConfig.on_nonfinite`):
+    `DivergedError`, which names sources, rows and episodes; no checkpoint of that state is written;
+  - in a run of several processes that lost one: see `Peers`.
 """
 
 from __future__ import annotations
@@ -30,17 +31,20 @@ import numpy as np
 
 from gato.data_pipelines.mixture_table import mixture_table
 from gato.tokenizers.errors import GatoError
-from gato.training import cost, run_directory
+from gato.training import cost, nonfinite, run_directory
 from gato.training.checkpoint import Checkpoints, check_vocabulary, load_meta, saved_steps
 from gato.training.config import TrainConfig
 from gato.training.flops import peak_flops, train_flops
 from gato.training.loss import LossSums
 from gato.training.metrics import Writer, add_sums, loss_metrics, open_writers
 from gato.training.optimizer import decay_mask
+from gato.training.peers import Peers
 from gato.training.profile import Profile
 from gato.training.progress import LiveLine
 from gato.training.setup import Setup, build
 from gato.training.step import StepMetrics, TrainState
+
+MOST_SKIPPED = 10  # steps in a row; more are no matter of single rows
 
 
 class DivergedError(GatoError):
@@ -71,7 +75,11 @@ def train(config: TrainConfig, run_dir: Path | str, profile_steps: tuple[int, in
       GatoError: every mistake of the user: a directory that holds another configuration, data that changed, a damaged
         checkpoint, a vocabulary that does not fit; and `DivergedError`.
     """
-    run_dir = Path(run_dir).absolute()
+    with Peers() as peers:
+        return _train(config, Path(run_dir).absolute(), profile_steps, peers)
+
+
+def _train(config: TrainConfig, run_dir: Path, profile_steps: tuple[int, int] | None, peers: Peers) -> TrainResult:
     setup = build(config)
     run_directory.prepare(run_dir, config)
     checkpoints = Checkpoints(run_dir, config.keep)
@@ -91,7 +99,7 @@ def train(config: TrainConfig, run_dir: Path | str, profile_steps: tuple[int, in
             for text in mixture_table(setup.loader.sources, setup.loader.rows, config.steps * config.batch_size):
                 line.say(text)
             with contextlib.closing(Profile(run_dir, profile_steps, line.say)) as profile:
-                return _Loop(config, run_dir, setup, checkpoints, line, stop, profile).run(state, start)
+                return _Loop(config, run_dir, setup, checkpoints, line, stop, peers, profile).run(state, start)
     finally:
         checkpoints.close()
 
@@ -144,6 +152,7 @@ class _Window:
 
     began: float
     sums: LossSums | None = None
+    skipped: int = 0
     gradient_norm: float = 0.0
     learning_rate: float = 0.0
     tokens: int = 0
@@ -160,10 +169,12 @@ class _Loop:
         checkpoints: Checkpoints,
         line: LiveLine,
         stop: _Stop,
+        peers: Peers,
         profile: Profile,
     ) -> None:
         self._config, self._run_dir, self._setup, self._checkpoints = config, run_dir, setup, checkpoints
-        self._line, self._stop, self._profile = line, stop, profile
+        self._line, self._stop, self._peers, self._profile = line, stop, peers, profile
+        self._skipped_in_a_row = 0
         self._share = setup.groups / len(setup.hosted)  # the global batch over this process's part of it
         self._window = _Window(time.perf_counter())
         self._speed = _Window(time.perf_counter())  # of the live line: since the first step
@@ -199,11 +210,11 @@ class _Loop:
                 state, metrics = setup.train_step(state, placed)
             jax.tree.map(lambda x: x.copy_to_host_async(), metrics)
             if pending:
-                self._read(pending)
+                self._read(pending, state)
             tokens = round(np.count_nonzero(batch["segment_ids"]) * self._share)
             pending = _Dispatched(step, metrics, tokens, self._flops(batch))
             if step == start + 1:
-                self._read(pending)
+                self._read(pending, state)
                 pending = None
                 self._restart_clock()
                 self._line.say(f"first step after {time.perf_counter() - began:.1f} s (compilation included)")
@@ -211,13 +222,14 @@ class _Loop:
                 if memory:
                     self._line.say(memory)
                 self._speed = _Window(time.perf_counter())
-            last = step == config.steps or self._stop.signal is not None
+            stopped = self._peers.stopping(step, self._stop.signal)
+            last = step == config.steps or stopped is not None
             validate = config.validation_every and (step % config.validation_every == 0 or step == config.steps)
             profiled = self._profile.ends_with(step)
             if last or validate or profiled or step % config.checkpoint_every == 0:
                 # Only a state whose own step was finite is saved or judged, so the pipeline drains here.
                 if pending:
-                    self._read(pending)
+                    self._read(pending, state)
                     pending = None
                 if profiled:
                     self._profile.close()
@@ -230,11 +242,9 @@ class _Loop:
             if last:
                 break
         self._checkpoints.wait()
-        if self._stop.signal is not None and step < config.steps:
-            self._line.say(
-                f"{self._stop.signal.name}: saved step {step} in {self._run_dir}; the same command goes on from there"
-            )
-            return TrainResult(self._run_dir, step, self._last, self._stop.signal)
+        if stopped is not None and step < config.steps:
+            self._line.say(f"{stopped.name}: saved step {step} in {self._run_dir}; the same command goes on from there")
+            return TrainResult(self._run_dir, step, self._last, stopped)
         return TrainResult(self._run_dir, step, self._last)
 
     def _next(self, batches: Iterator[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -257,14 +267,22 @@ class _Loop:
         targets, patches = batch["target_index"].size, math.prod(batch["patches"].shape[:2])
         return train_flops(self._config.model, rows, length, targets, patches) * self._share
 
-    def _read(self, done: _Dispatched) -> None:
+    def _read(self, done: _Dispatched, newest: TrainState) -> None:
         """Waits for a dispatched step, checks and records it."""
         metrics: StepMetrics = jax.device_get(done.metrics)
-        self._check_finite(done.step, metrics)
+        self._window.learning_rate = float(metrics.learning_rate)
+        if metrics.finite:
+            self._skipped_in_a_row = 0
+            self._record(done, metrics)
+        else:
+            self._skip(done.step, metrics, newest)
+        if done.step % self._config.log_every == 0:
+            self._end_window(done.step)
+
+    def _record(self, done: _Dispatched, metrics: StepMetrics) -> None:
         window = self._window
         window.sums = add_sums(window.sums, metrics.sums)
         window.gradient_norm = max(window.gradient_norm, float(metrics.gradient_norm))
-        window.learning_rate = float(metrics.learning_rate)
         window.tokens += done.tokens
         window.flops += done.flops
         speed = self._speed
@@ -276,17 +294,17 @@ class _Loop:
         if done.step == self._start + 1 + cost.MEASURED_STEPS:
             all_steps = self._config.steps
             self._line.say(cost.time_line(total, cost.MEASURED_STEPS, all_steps, all_steps - done.step))
-        if done.step % self._config.log_every == 0:
-            self._end_window(done.step)
 
     def _end_window(self, step: int) -> None:
         """Writes the line of metrics of the steps since the last one, if there are any."""
         window = self._window
-        if window.sums is None:
+        if window.sums is None and not window.skipped:
             return
         seconds = time.perf_counter() - window.began
+        losses = {} if window.sums is None else loss_metrics(window.sums, self._setup.source_names)
         self._last = {
-            **loss_metrics(window.sums, self._setup.source_names),
+            **losses,
+            "skipped_steps": window.skipped,
             "gradient_norm": window.gradient_norm,
             "learning_rate": window.learning_rate,
             "tokens_per_second": window.tokens / seconds,
@@ -300,26 +318,22 @@ class _Loop:
         for writer in self._writers:
             writer.write(step, metrics)
 
-    def _check_finite(self, step: int, metrics: StepMetrics) -> None:
-        if np.isfinite(metrics.sums.loss) and np.isfinite(metrics.gradient_norm):
+    def _skip(self, step: int, metrics: StepMetrics, newest: TrainState) -> None:
+        """Reports a step that was not finite and therefore changed nothing; ends the run if it may not be skipped."""
+        self._window.skipped += 1
+        self._skipped_in_a_row += 1
+        cause = nonfinite.describe(self._setup, step, metrics, newest.params)
+        many = self._skipped_in_a_row > MOST_SKIPPED
+        if self._config.on_nonfinite == "skip" and not many:
+            self._line.say(f"step {step} skipped: {cause}")
             return
-        names = self._setup.source_names
-        bad = [name for name, loss in zip(names, metrics.sums.source_loss, strict=True) if not np.isfinite(loss)]
-        seen = [name for name, weight in zip(names, metrics.sums.source_weight, strict=True) if weight > 0]
-        if not bad:
-            cause = (
-                f"the gradient is {metrics.gradient_norm} while the loss is finite; the batch held {', '.join(seen)}"
-            )
-        elif len(bad) == len(seen) > 1:
-            cause = f"in every source of the batch ({', '.join(bad)}), so the parameters themselves diverged"
-        else:
-            cause = f"in rows of the source {', '.join(bad)}"
         self._checkpoints.wait()
         good = saved_steps(self._run_dir)
         resume = f"the checkpoint of step {good[-1]} is good" if good else "no checkpoint was written yet"
+        again = f"after {MOST_SKIPPED} skipped steps in a row, " if many else ""
         raise DivergedError(
-            f"step {step}: the loss is {float(metrics.sums.loss)}: {cause}. Nothing of this state was saved; {resume}. "
-            "Check that source, or lower optimizer.learning_rate or optimizer.clip_norm in a new run directory"
+            f"step {step}: {again}{cause}. Nothing of this state was saved; {resume}. Check the data, or lower "
+            'optimizer.learning_rate or optimizer.clip_norm in a new run directory, or set on_nonfinite="skip"'
         )
 
     def _validate(self, step: int, params: Any) -> None:

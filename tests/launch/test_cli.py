@@ -92,6 +92,17 @@ def test_errors_while_running(
     assert "Traceback" not in err
 
 
+def test_a_table_below_the_line_keeps_its_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(arguments: object) -> None:
+        raise GatoError("other\nvalues\n\n  field  saved\n  seed   0")
+
+    monkeypatch.setattr("gato.launch.report.run", run)
+    assert cli.main(["report", "x"]) == 2
+    assert capsys.readouterr().err == "gato: other values\n  field  saved\n  seed   0\n"
+
+
 def test_sigterm_ends_a_command_as_ctrl_c_does(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

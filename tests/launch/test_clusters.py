@@ -80,13 +80,22 @@ POD = {
     ],
     "volumes": [{"name": str, "persistentVolumeClaim": {"claimName": str}}],
 }
-JOB = {"parallelism": int, "completions": int, "backoffLimit": int, "template": {"spec": POD}}
+JOB = {
+    "parallelism": int,
+    "completions": int,
+    "backoffLimit": int,
+    "podFailurePolicy": {"rules": [{"action": str, "onExitCodes": {"operator": str, "values": list}}]},
+    "template": {"spec": POD},
+}
 JOBSET = {
     "apiVersion": str,
     "kind": str,
     "metadata": {"name": str, "annotations": dict},
     "spec": {
-        "failurePolicy": {"maxRestarts": int},
+        "failurePolicy": {
+            "maxRestarts": int,
+            "rules": [{"name": str, "action": str, "onJobFailureReasons": list}],
+        },
         "replicatedJobs": [{"name": str, "replicas": int, "template": {"spec": JOB}}],
     },
 }
@@ -124,6 +133,9 @@ def test_the_jobset_asks_for_as_many_hosts_as_its_slice_has() -> None:
     rows, columns = map(int, job["template"]["spec"]["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x"))
     hosts = rows * columns // container(jobset)["resources"]["limits"]["google.com/tpu"]
     assert job["parallelism"] == job["completions"] == hosts
+    # Only what no restart can mend ends it for good.
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"] == {"operator": "In", "values": [cli.USER_MISTAKE]}
     mounted = container(jobset)["volumeMounts"][0]["mountPath"]
     arguments = cli.parse(["train", *container(jobset)["args"][1:]])
     assert str(arguments.out).startswith(f"{mounted}/")

@@ -24,7 +24,8 @@ from gato.model.transformer import init_params
 from gato.recipes.recipe import get_recipe
 from gato.tokenizers.text import TextTokenizer
 from gato.tokenizers.vocabulary import Vocabulary
-from gato.training.checkpoint import CheckpointMeta, Checkpoints, SourceMeta
+from gato.training.checkpoint import Checkpoints
+from gato.training.checkpoint_meta import CheckpointMeta, SourceMeta
 from gato.training.config import TrainConfig
 from gato.training.run_directory import prepare
 from gato.training.step import TrainState

@@ -19,7 +19,7 @@ from gato.recipes.recipe import get_recipe
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
 from gato.tokenizers.text import TextTokenizer
 from gato.tokenizers.vocabulary import Vocabulary
-from gato.training.checkpoint import CheckpointMeta, SourceMeta
+from gato.training.checkpoint_meta import CheckpointMeta, SourceMeta
 
 ARM = EpisodeSpec.of(
     {"hand": LeafSpec("continuous", (3,)), "goal": LeafSpec("continuous", (2,))},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import jax
@@ -20,6 +21,8 @@ from gato.tokenizers.vocabulary import Vocabulary
 from gato.training.config import TrainConfig
 from gato.training.optimizer import OptimizerConfig
 from gato.training.trainer import train
+
+sys.path.insert(0, str(Path(__file__).parent))  # `processes`: importlib mode does not put the folder on the path
 
 VOCABULARY = Vocabulary(2048)
 SOURCES = 3

@@ -1,17 +1,18 @@
 """What a checkpoint holds, and what its reader says about missing, damaged and foreign ones."""
 
+import json
 import shutil
+import subprocess
 
 import jax
 import numpy as np
 import pytest
+from processes import start
 
 from gato.model.transformer import abstract_params
 from gato.tokenizers.layout import Layout
 from gato.tokenizers.vocabulary import Vocabulary
 from gato.training.checkpoint import (
-    CheckpointError,
-    CheckpointMeta,
     Checkpoints,
     check_vocabulary,
     find_checkpoint,
@@ -19,6 +20,8 @@ from gato.training.checkpoint import (
     load_meta,
     saved_steps,
 )
+from gato.training.checkpoint_meta import CheckpointError, CheckpointMeta
+from gato.training.setup import build
 from gato.training.step import TrainState
 
 
@@ -97,14 +100,115 @@ def test_damaged_parameters_name_the_way_out(run_dir):
     assert files
     for path in files:
         path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match=r"checkpoints/8: cannot be read .* continue from step 4"):
+    with pytest.raises(CheckpointError, match=r"checkpoints/8: damaged: params/\S*d/.* continue from step 4"):
+        load_for_inference(run_dir)
+    # What is named as the way out is good itself.
+    (run_dir / "checkpoints" / "4" / "data" / "data.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="no other good checkpoint"):
         load_for_inference(run_dir)
 
 
 def test_missing_part_is_named(run_dir):
     shutil.rmtree(run_dir / "checkpoints" / "8" / "meta")
-    with pytest.raises(CheckpointError, match="meta is missing"):
+    with pytest.raises(CheckpointError, match=r"damaged: meta/data.json: missing"):
         load_for_inference(run_dir)
+
+
+def test_no_flipped_bit_and_no_cut_is_ever_loaded(run_dir, train_config):
+    """Every file of a checkpoint, at seeded places: an error that names the file and the newest good step."""
+    checkpoint = run_dir / "checkpoints" / "8"
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    assert len(files) > 10
+    setup = build(train_config)
+    like = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        jax.eval_shape(setup.create_state),
+        setup.state_shardings,
+    )
+    checkpoints = Checkpoints(run_dir, keep=9)
+    rng = np.random.default_rng(0)
+    for case in range(max(120, 4 * len(files))):
+        path = files[case % len(files)]
+        good = path.read_bytes()
+        bad = bytearray(good)
+        if rng.random() < 0.3 or not good:
+            bad = bad[: rng.integers(len(good))] if good else b"x"
+        else:
+            bad[rng.integers(len(good))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(bad)
+        with pytest.raises(CheckpointError, match=r"damaged: .* continue from step 4") as error:
+            load_meta(run_dir)
+            checkpoints.restore(8, like)
+        assert path.name == "manifest.sha256" or str(path.relative_to(checkpoint)) in str(error.value)
+        path.write_bytes(good)
+    state, _ = checkpoints.restore(8, like)
+    checkpoints.close()
+    params, _ = load_for_inference(run_dir)
+    jax.tree.map(np.testing.assert_array_equal, state.params, params)
+
+
+def test_a_save_that_was_interrupted_before_its_manifest_is_written_again(run_dir):
+    (run_dir / "checkpoints" / "8" / "manifest.sha256").unlink()
+    assert saved_steps(run_dir) == [4]
+    assert find_checkpoint(run_dir).name == "4"
+    checkpoints = Checkpoints(run_dir, keep=2)
+    assert checkpoints.latest == 4
+    checkpoints.close()
+    assert not (run_dir / "checkpoints" / "8").exists(), "its room may be needed"
+
+
+def test_a_checkpoint_without_a_manifest_is_read_once_somebody_vouches_for_it(run_dir):
+    shutil.rmtree(run_dir / "checkpoints" / "4")
+    old = run_dir / "checkpoints" / "8"
+    (old / "manifest.sha256").unlink()
+    meta = old / "meta" / "data.json"
+    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"format": 1}))
+    for read in (load_for_inference, lambda path: Checkpoints(path, keep=2)):
+        with pytest.raises(CheckpointError, match=r"checkpoints/8: was written by a version without") as error:
+            read(run_dir)
+    command = str(error.value).partition("write the manifest: ")[2]
+    subprocess.run(["bash", "-c", command], check=True)
+    assert load_for_inference(old)[1].step == 8
+
+
+ON_OTHER_MESHES = """
+import json, sys
+from pathlib import Path
+import jax
+from gato.training.checkpoint import Checkpoints
+from gato.training.config import MeshConfig, TrainConfig
+from gato.training.setup import build
+
+config, source, out = TrainConfig.from_json(json.loads(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3])
+for sizes in ((8, 1, 1), (1, 8, 1), (2, 2, 2)):
+    setup = build(config.replace(mesh=MeshConfig(*sizes)))
+    like = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        jax.eval_shape(setup.create_state), setup.state_shardings,
+    )
+    state, data = Checkpoints(source, 9).restore(8, like)
+    assert jax.tree.map(lambda leaf: leaf.sharding, state) == setup.state_shardings
+    split = sum(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state.params))
+    assert bool(split) == (sizes != (8, 1, 1)), "the parameters lie in parts"
+    source = out / "x".join(map(str, sizes))  # what this mesh saves is what the next one reads
+    checkpoints = Checkpoints(source, 9)
+    checkpoints.save(8, state, data, setup.meta)
+    checkpoints.close()
+"""
+
+
+def test_what_one_mesh_saved_others_restore_to_the_bit(finished_run, train_config, tmp_path):
+    arguments = [json.dumps(train_config.replace(batch_size=8).to_json()), finished_run, tmp_path]
+    with start(ON_OTHER_MESHES, arguments, tmp_path, devices=8) as processes:
+        assert processes.wait() == [0], processes.everything()
+    setup = build(train_config)
+    like = jax.eval_shape(setup.create_state)
+    like = jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), like, setup.state_shardings)
+    expected, position = Checkpoints(finished_run, 9).restore(8, like)
+    for mesh in ("8x1x1", "1x8x1", "2x2x2"):
+        state, data = Checkpoints(tmp_path / mesh, 9).restore(8, like)
+        jax.tree.map(np.testing.assert_array_equal, state, expected)
+        assert data == position
 
 
 def test_other_vocabulary_is_refused(finished_run, meta):

@@ -50,4 +50,4 @@ def test_differences_name_what_decides_the_numbers_and_nothing_else(train_config
     assert config_differences(old, new) == []
     new["sources"][1]["weight"] = 5.0
     new["optimizer"]["clip_norm"] = 2.0
-    assert config_differences(old, new) == ["optimizer.clip_norm: 1.0 -> 2.0", "sources[1].weight: 1.0 -> 5.0"]
+    assert config_differences(old, new) == [("optimizer.clip_norm", "1.0", "2.0"), ("sources[1].weight", "1.0", "5.0")]

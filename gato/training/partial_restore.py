@@ -1,0 +1,87 @@
+"""Parameters of a checkpoint in another network: those that fit are taken over, the others keep their initial values.
+
+The contract: values may change, never the structure, a shape, a dtype or a sharding of the new network's parameters.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from gato.training.checkpoint import find_checkpoint, load_params, saved_shapes
+from gato.training.checkpoint_meta import CheckpointError
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What became of every parameter; names are paths like ``params/embedding/table``.
+
+    Attributes:
+      checkpoint: where the values come from.
+      taken: parameters with the checkpoint's values.
+      initial: those that kept the values they had -> why.
+      unused: those of the checkpoint that the new network has not, or did not want.
+    """
+
+    checkpoint: Path
+    taken: tuple[str, ...]
+    initial: dict[str, str]
+    unused: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{self.checkpoint}: {len(self.taken)} of {len(self.taken) + len(self.initial)} parameters restored"]
+        lines += [f"  {name} keeps its initial values: {why}" for name, why in self.initial.items()]
+        lines += [f"  {name} of the checkpoint is not used" for name in self.unused]
+        return "\n".join(lines)
+
+
+def restore_params(
+    path: Path | str, params: Any, wanted: Callable[[str], bool] = lambda name: True
+) -> tuple[Any, Restored]:
+    """`params` with the values of a checkpoint wherever name and shape are the same.
+
+    Args:
+      path: ``<run>`` or ``<run>/checkpoints/<step>``.
+      params: arrays of the new network, where they belong; values of another dtype are converted to theirs.
+      wanted: says for a name whether to take the checkpoint's values.
+
+    Raises:
+      CheckpointError: no checkpoint there, a damaged one, or one in which nothing fits.
+    """
+    checkpoint = find_checkpoint(path)
+    saved, ours = _by_name(saved_shapes(checkpoint)), _by_name(params)
+    initial = {}
+    for name, array in ours.items():
+        if name not in saved:
+            initial[name] = "not in the checkpoint"
+        elif not wanted(name):
+            initial[name] = "not asked for"
+        elif tuple(saved[name].shape) != array.shape:
+            initial[name] = f"{tuple(saved[name].shape)} in the checkpoint, {array.shape} here"
+    taken = tuple(name for name in ours if name not in initial)
+    if not taken:
+        reasons = "; ".join(f"{name}: {why}" for name, why in list(initial.items())[:3])
+        raise CheckpointError(f"{checkpoint}: none of its parameters fits the network ({reasons})")
+    asked: dict[str, Any] = {}
+    for name in taken:
+        *folders, last = name.split("/")
+        place = asked
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[last] = jax.ShapeDtypeStruct(ours[name].shape, ours[name].dtype, sharding=ours[name].sharding)
+    loaded = _by_name(load_params(checkpoint, asked))
+    merged = jax.tree_util.tree_map_with_path(lambda path, array: loaded.get(_name(path), array), params)
+    unused = tuple(name for name in saved if name not in loaded)
+    return merged, Restored(checkpoint, taken, initial, unused)
+
+
+def _by_name(tree: Any) -> dict[str, Any]:
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -1,0 +1,106 @@
+"""Two real processes of one run: one is lost, one is told to stop, one fails; and what the other one does."""
+
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+from processes import assert_same_run, start_training
+
+from gato.training.checkpoint import load_for_inference, saved_steps
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+BOUND = 60  # seconds from the loss of a process to the end of the other
+
+
+@pytest.fixture(scope="module")
+def pair_config(train_config):
+    return train_config.replace(steps=24, checkpoint_every=4)
+
+
+@pytest.fixture(scope="module")
+def pair_run(pair_config, tmp_path_factory):
+    """The run of two processes, without interruption."""
+    folder = tmp_path_factory.mktemp("pair")
+    with start_training(pair_config, folder / "run", folder / "logs", count=2) as pair:
+        assert pair.wait() == [0, 0], pair.everything()
+    return folder / "run"
+
+
+def until_saved(pair, run, steps):
+    assert pair.until(lambda: len(saved_steps(run)) >= steps), pair.everything()
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_the_other_one_ends_and_the_pair_goes_on_to_the_same_bits(pair_config, pair_run, tmp_path, lost):
+    run, other = tmp_path / "run", 1 - lost
+    with start_training(pair_config, run, tmp_path / "first", count=2) as pair:
+        until_saved(pair, run, 2)
+        pair.kill(lost)
+        began = time.monotonic()
+        status = pair.wait(BOUND)[other]
+        print(f"process {other} ended {time.monotonic() - began:.1f} s later with status {status}")
+    said = pair.output(other)
+    if lost == 1:
+        assert status == 75
+        assert "gato: no sign of life from process 1 of 2" in said
+        assert "the run goes on from its newest checkpoint" in said
+    else:
+        assert status in (75, 134)
+        assert "gato: " in said or "another task died" in said
+    assert saved_steps(run)[-1] < pair_config.steps
+    with start_training(pair_config, run, tmp_path / "second", count=2) as pair:
+        assert pair.wait() == [0, 0], pair.everything()
+    assert "resumed from step" in pair.output(0)
+    assert_same_run(run, pair_run)
+
+
+@pytest.mark.parametrize("told", [0, 1])
+def test_both_stop_at_the_same_step_when_one_is_told_to(pair_config, pair_run, tmp_path, told):
+    run = tmp_path / "run"
+    with start_training(pair_config, run, tmp_path / "first", count=2) as pair:
+        until_saved(pair, run, 1)
+        pair.send(told, signal.SIGTERM)
+        assert pair.wait(BOUND) == [143, 143], pair.everything()
+    stopped = saved_steps(run)[-1]
+    assert 4 <= stopped < pair_config.steps
+    with start_training(pair_config, run, tmp_path / "second", count=2) as pair:
+        assert pair.wait() == [0, 0], pair.everything()
+    assert_same_run(run, pair_run)
+
+
+FAILS_ON_1 = """
+from gato.tokenizers.errors import GatoError
+from gato.training import setup, trainer
+build = setup.build
+def fail(config):
+    import jax
+    if jax.process_index() == 1:
+        raise GatoError("data/rooms: no such store")
+    return build(config)
+trainer.build = fail
+"""
+
+
+def test_a_process_that_fails_before_the_first_step_ends_the_other_with_its_words(pair_config, tmp_path):
+    with start_training(pair_config, tmp_path / "run", tmp_path / "logs", count=2, before=FAILS_ON_1) as pair:
+        assert pair.wait(BOUND) == [75, 2], pair.everything()
+    assert "gato: data/rooms: no such store" in pair.output(1)
+    assert "process 1 of 2 ended (GatoError: data/rooms: no such store)" in pair.output(0)
+
+
+def test_a_pair_goes_on_as_one_process_and_one_process_as_a_pair(pair_config, pair_run, tmp_path):
+    """Sums over other process counts may differ in the last bits; what was restored is the same."""
+    expected, _ = load_for_inference(pair_run)
+    for first, second in ((2, 1), (1, 2)):
+        run = tmp_path / f"{first}{second}"
+        with start_training(pair_config, run, tmp_path / f"{run.name}-first", count=first) as processes:
+            until_saved(processes, run, 1)
+            processes.send(0, signal.SIGTERM)
+            assert processes.wait() == [143] * first, processes.everything()
+        with start_training(pair_config, run, tmp_path / f"{run.name}-second", count=second) as processes:
+            assert processes.wait() == [0] * second, processes.everything()
+        assert "resumed from step" in processes.output()
+        params, _ = load_for_inference(run)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), params, expected)
