@@ -97,11 +97,20 @@ def build_parser() -> argparse.ArgumentParser:
         "train",
         "train the experiment of a config file; a run directory that holds its checkpoints is continued",
         "  gato train --config=gato_79m:data --out runs/79m\n"
-        "  gato train --config=experiment.py --config.optimizer.learning_rate=3e-4 --out runs/a",
+        "  gato train --config=experiment.py --config.optimizer.learning_rate=3e-4 --out runs/a\n"
+        "  gato train --config=gato_79m:data --out runs/79m --profile-steps=10:15\n"
+        "  srun gato train --config=gato_79m:data --out runs/79m",
     )
     train.add_argument("--config", required=True, metavar="FILE[:ARG]", help="experiment file, or a shipped one's name")
     train.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run directory")
     train.add_argument("--config.KEY=VALUE", dest="_", action="store_true", help="change one value of the experiment")
+    train.add_argument("--profile-steps", type=_steps, metavar="FIRST:LAST", help="trace these steps into RUN/profile")
+    several = train.add_argument_group(
+        "several processes", "found out under srun, mpirun and on TPU VMs; else all three:"
+    )
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="machine of process 0, and a free port there")
+    several.add_argument("--processes", type=_positive, metavar="N", help="how many there are")
+    several.add_argument("--process-id", type=_natural, metavar="I", help="which one this is, from 0")
 
     evaluate = command(
         "evaluate",
@@ -186,6 +195,13 @@ def _seconds(text: str) -> float:
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is no time; write 20m, 2h or 900s")
     return float(match[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600}[match[2]]
+
+
+def _steps(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no FIRST:LAST, e.g. 10:15")
+    return int(match[1]), int(match[2])
 
 
 def _natural(text: str) -> int:

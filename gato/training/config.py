@@ -51,6 +51,7 @@ class TrainConfig:
         parameters and optimizer, its place in the schedule included, stay as they were.
       validation_every: steps between two validation losses on the held-out episodes; 0: never.
       validation_batches: batches of one validation loss.
+      wandb: project at Weights & Biases that gets the metrics too; ``None``: no one gets them.
       loader_threads: threads that prepare batches.
       loader_workers: processes that prepare batches, each with so many threads; 0: this process does.
     """
@@ -73,6 +74,7 @@ class TrainConfig:
     on_nonfinite: Literal["stop", "skip"] = "stop"
     validation_every: int = 0
     validation_batches: int = 8
+    wandb: str | None = None
     loader_threads: int = 2
     loader_workers: int = 0
 

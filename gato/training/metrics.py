@@ -1,4 +1,4 @@
-"""Metrics: a flat dictionary of numbers, written by one writer on process 0 to `metrics.jsonl` and TensorBoard."""
+"""Metrics: a flat dictionary of numbers, written by process 0 to `metrics.jsonl`, TensorBoard and elsewhere."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
 from gato.tokenizers.layout import KINDS
+from gato.training.config import TrainConfig
 from gato.training.loss import LossSums
 
 FILE = "metrics.jsonl"
@@ -46,6 +48,28 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
             except json.JSONDecodeError:
                 break
     return lines
+
+
+class Writer(Protocol):
+    """Where metrics go."""
+
+    def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        """The metrics after `step`; None: not known here."""
+
+    def close(self) -> None:
+        """Everything is written when it returns."""
+
+
+def open_writers(run_dir: Path, config: TrainConfig, resume_step: int) -> list[Writer]:
+    """Everything that a run's metrics go to; none on processes other than 0."""
+    if jax.process_index():
+        return []
+    writers: list[Writer] = [MetricsWriter(run_dir, resume_step)]
+    if config.wandb:
+        from gato.training.wandb_writer import WandbWriter  # an extra
+
+        writers.append(WandbWriter(run_dir, config))
+    return writers
 
 
 class MetricsWriter:

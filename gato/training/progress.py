@@ -12,14 +12,15 @@ from gato.data_pipelines.progress import Pace
 
 
 class LiveLine:
-    """Shows step, loss, tokens/s, share of the time spent waiting for data, and the time that is left."""
+    """Shows step, loss, tokens/s, MFU, share of the time spent waiting for data, and the time that is left."""
 
-    def __init__(self, steps: int, start: int) -> None:
-        self._steps = steps
+    def __init__(self, steps: int, start: int, shown: bool = True) -> None:
+        """`shown`: whether anything is written at all; of several processes, one does."""
+        self._steps, self._shown = steps, shown
         self._pace: Pace | None = None  # since the first update, when compilation is over
         console = Console(file=sys.stderr)
         self._bar: Progress | None = None
-        if console.is_terminal:
+        if shown and console.is_terminal:
             columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
             self._bar = Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=console)
             self._task = self._bar.add_task("train", total=steps, completed=start, text="compiling ...")
@@ -39,12 +40,19 @@ class LiveLine:
         """A line that stays."""
         if self._bar:
             self._bar.console.print(message, highlight=False, markup=False)
-        else:
+        elif self._shown:
             print(message, file=sys.stderr, flush=True)
 
-    def update(self, step: int, loss: float, tokens_per_second: float, data_wait: float) -> None:
-        """After step `step` (updates made so far); `data_wait` is a share of the time."""
-        text = f"loss {loss:.4f}  {tokens_per_second:,.0f} tokens/s  data wait {data_wait:.0%}"
+    def update(
+        self, step: int, loss: float, tokens_per_second: float, data_wait: float, mfu: float | None = None
+    ) -> None:
+        """After step `step` (updates made so far).
+
+        Args:
+          data_wait: share of the time. mfu: share of the devices' peak; ``None`` where that is not known.
+        """
+        utilisation = "" if mfu is None else f"  MFU {mfu:.1%}"
+        text = f"loss {loss:.4f}  {tokens_per_second:,.0f} tokens/s{utilisation}  data wait {data_wait:.0%}"
         if self._bar:
             self._bar.update(self._task, completed=step, text=text)
             return

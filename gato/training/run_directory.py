@@ -23,6 +23,7 @@ _FREE = (
     "on_nonfinite",
     "validation_every",
     "validation_batches",
+    "wandb",
     "loader_threads",
     "loader_workers",
     "mesh",

@@ -32,14 +32,15 @@ import numpy as np
 from gato.data_pipelines.mixture_table import mixture_table
 from gato.model.attention import DESCRIPTIONS, choose, platform
 from gato.tokenizers.errors import GatoError
-from gato.training import nonfinite, run_directory
+from gato.training import cost, nonfinite, run_directory
 from gato.training.checkpoint import Checkpoints, check_vocabulary, load_meta, saved_steps
 from gato.training.config import TrainConfig
 from gato.training.flops import peak_flops, train_flops
 from gato.training.loss import LossSums
-from gato.training.metrics import MetricsWriter, add_sums, loss_metrics
+from gato.training.metrics import Writer, add_sums, loss_metrics, open_writers
 from gato.training.optimizer import decay_mask
 from gato.training.peers import Peers
+from gato.training.profile import Profile
 from gato.training.progress import LiveLine
 from gato.training.setup import Setup, build
 from gato.training.step import StepMetrics, TrainState
@@ -65,18 +66,21 @@ class TrainResult:
         return 0 if self.interrupted_by is None else 128 + self.interrupted_by
 
 
-def train(config: TrainConfig, run_dir: Path | str) -> TrainResult:
+def train(config: TrainConfig, run_dir: Path | str, profile_steps: tuple[int, int] | None = None) -> TrainResult:
     """Trains, or goes on with, the run in `run_dir`.
+
+    Args:
+      profile_steps: first and last step of a trace for a profiler, see `Profile`.
 
     Raises:
       GatoError: every mistake of the user: a directory that holds another configuration, data that changed, a damaged
         checkpoint, a vocabulary that does not fit; and `DivergedError`.
     """
     with Peers() as peers:
-        return _train(config, Path(run_dir).absolute(), peers)
+        return _train(config, Path(run_dir).absolute(), profile_steps, peers)
 
 
-def _train(config: TrainConfig, run_dir: Path, peers: Peers) -> TrainResult:
+def _train(config: TrainConfig, run_dir: Path, profile_steps: tuple[int, int] | None, peers: Peers) -> TrainResult:
     setup = build(config)
     run_directory.prepare(run_dir, config)
     checkpoints = Checkpoints(run_dir, config.keep)
@@ -89,13 +93,15 @@ def _train(config: TrainConfig, run_dir: Path, peers: Peers) -> TrainResult:
             check_vocabulary(load_meta(run_dir), setup.meta.vocabulary, setup.meta.text_model, run_dir)
             state, data = checkpoints.restore(start, state)
             setup.loader.restore(data)
-        with LiveLine(config.steps, start) as line, _Stop(line) as stop:
+        with LiveLine(config.steps, start, shown=jax.process_index() == 0) as line, _Stop(line) as stop:
             where = f"resumed from step {start}" if start else "from scratch"
             line.say(f"{run_dir}: {parameters:,} parameters, {len(config.sources)} sources, {where}")
             line.say(f"attention: {DESCRIPTIONS[choose(config.model, platform(setup.mesh))]}")
+            line.say(cost.state_line(state, setup.mesh))
             for text in mixture_table(setup.loader.sources, setup.loader.rows, config.steps * config.batch_size):
                 line.say(text)
-            return _Loop(config, run_dir, setup, checkpoints, line, stop, peers).run(state, start)
+            with contextlib.closing(Profile(run_dir, profile_steps, line.say)) as profile:
+                return _Loop(config, run_dir, setup, checkpoints, line, stop, peers, profile).run(state, start)
     finally:
         checkpoints.close()
 
@@ -166,9 +172,10 @@ class _Loop:
         line: LiveLine,
         stop: _Stop,
         peers: Peers,
+        profile: Profile,
     ) -> None:
         self._config, self._run_dir, self._setup, self._checkpoints = config, run_dir, setup, checkpoints
-        self._line, self._stop, self._peers = line, stop, peers
+        self._line, self._stop, self._peers, self._profile = line, stop, peers, profile
         self._skipped_in_a_row = 0
         self._share = setup.groups / len(setup.hosted)  # the global batch over this process's part of it
         self._window = _Window(time.perf_counter())
@@ -179,16 +186,16 @@ class _Loop:
         self._peak = peak * jax.device_count() if peak else None
 
     def run(self, state: TrainState, start: int) -> TrainResult:
-        config = self._config
-        self._writer = MetricsWriter(self._run_dir, start) if jax.process_index() == 0 else None
+        config, self._start = self._config, start
+        self._writers: list[Writer] = open_writers(self._run_dir, config, start)
         try:
             if start >= config.steps:
                 self._line.say(f"step {start} of {config.steps}: nothing left to do")
                 return TrainResult(self._run_dir, start, {})
             return self._steps(state, start)
         finally:
-            if self._writer:
-                self._writer.close()
+            for writer in self._writers:
+                writer.close()
 
     def _steps(self, state: TrainState, start: int) -> TrainResult:
         config, setup = self._config, self._setup
@@ -196,9 +203,13 @@ class _Loop:
         pending: _Dispatched | None = None
         began = time.perf_counter()
         for step in range(start + 1, config.steps + 1):
-            batch = self._next(batches)
+            self._profile.before(step)
+            with jax.profiler.TraceAnnotation("data"):
+                batch = self._next(batches)
             self._announce_shape(batch)
-            state, metrics = setup.train_step(state, setup.put(batch))
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                placed = setup.put(batch)
+                state, metrics = setup.train_step(state, placed)
             jax.tree.map(lambda x: x.copy_to_host_async(), metrics)
             if pending:
                 self._read(pending, state)
@@ -209,15 +220,21 @@ class _Loop:
                 pending = None
                 self._restart_clock()
                 self._line.say(f"first step after {time.perf_counter() - began:.1f} s (compilation included)")
+                memory = cost.step_line(setup.train_step, state, placed)
+                if memory:
+                    self._line.say(memory)
                 self._speed = _Window(time.perf_counter())
             stopped = self._peers.stopping(step, self._stop.signal)
             last = step == config.steps or stopped is not None
             validate = config.validation_every and (step % config.validation_every == 0 or step == config.steps)
-            if last or validate or step % config.checkpoint_every == 0:
+            profiled = self._profile.ends_with(step)
+            if last or validate or profiled or step % config.checkpoint_every == 0:
                 # Only a state whose own step was finite is saved or judged, so the pipeline drains here.
                 if pending:
                     self._read(pending, state)
                     pending = None
+                if profiled:
+                    self._profile.close()
                 if last:
                     self._end_window(step)
                 if validate:
@@ -270,9 +287,15 @@ class _Loop:
         window.gradient_norm = max(window.gradient_norm, float(metrics.gradient_norm))
         window.tokens += done.tokens
         window.flops += done.flops
-        self._speed.tokens += done.tokens
-        total = time.perf_counter() - self._speed.began
-        self._line.update(done.step, float(metrics.sums.mean()), self._speed.tokens / total, self._speed.waited / total)
+        speed = self._speed
+        speed.tokens += done.tokens
+        speed.flops += done.flops
+        total = time.perf_counter() - speed.began
+        mfu = speed.flops / total / self._peak if self._peak else None
+        self._line.update(done.step, float(metrics.sums.mean()), speed.tokens / total, speed.waited / total, mfu)
+        if done.step == self._start + 1 + cost.MEASURED_STEPS:
+            all_steps = self._config.steps
+            self._line.say(cost.time_line(total, cost.MEASURED_STEPS, all_steps, all_steps - done.step))
 
     def _end_window(self, step: int) -> None:
         """Writes the line of metrics of the steps since the last one, if there are any."""
@@ -294,8 +317,8 @@ class _Loop:
         self._window = _Window(time.perf_counter())
 
     def _write(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        if self._writer:
-            self._writer.write(step, metrics)
+        for writer in self._writers:
+            writer.write(step, metrics)
 
     def _skip(self, step: int, metrics: StepMetrics, newest: TrainState) -> None:
         """Reports a step that was not finite and therefore changed nothing; ends the run if it may not be skipped."""

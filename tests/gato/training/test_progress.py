@@ -24,3 +24,16 @@ def test_a_run_of_one_step_has_its_line(capsys: pytest.CaptureFixture[str]) -> N
     with LiveLine(steps=1, start=0) as line:
         line.update(1, loss=2.0, tokens_per_second=1.0, data_wait=0.0)
     assert capsys.readouterr().err.startswith("step 1/1  loss 2.0000")
+
+
+def test_the_share_of_the_peak_where_it_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    with LiveLine(steps=1, start=0) as line:
+        line.update(1, loss=2.0, tokens_per_second=1.0, data_wait=0.0, mfu=0.3456)
+    assert "1 tokens/s  MFU 34.6%  data wait 0%" in capsys.readouterr().err
+
+
+def test_of_several_processes_one_speaks(capsys: pytest.CaptureFixture[str]) -> None:
+    with LiveLine(steps=1, start=0, shown=False) as line:
+        line.say("hello")
+        line.update(1, loss=2.0, tokens_per_second=1.0, data_wait=0.0)
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,72 @@
+"""What a run costs, said where it is known: memory from the shapes at the start and from the compiler after the first
+step, time from the measured rate after some more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from gato.training.step import TrainState
+
+MEASURED_STEPS = 10  # after the first one: the rate that the run's time is told by
+
+
+def device_bytes(tree: Any) -> int:
+    """Bytes that one device holds of a tree of arrays (or of shapes with shardings): its shards of every leaf."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def state_line(state: TrainState, mesh: Mesh) -> str:
+    """Where the run runs, and the memory of its state on each device; what a step needs beside it comes later."""
+    device, processes = mesh.devices.flat[0], jax.process_count()
+    parameters, optimizer = device_bytes(state.params), device_bytes(state.opt_state)
+    axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    return (
+        f"{mesh.size} x {device.device_kind} in {processes} process{'es' if processes > 1 else ''} (mesh: {axes}); "
+        f"memory of each: {amount(parameters)} of parameters and {amount(optimizer)} of optimizer state, and what a "
+        "step computes with"
+    )
+
+
+def step_line(step: Callable[..., Any], state: TrainState, batch: Mapping[str, jax.Array]) -> str | None:
+    """The memory of a device as the compiler planned it for a jitted `step` that ran with such arguments before.
+
+    JAX keeps what it compiled, so nothing is compiled again here. ``None`` where a platform does not say.
+    """
+    memory = step.lower(state, batch).compile().memory_analysis()  # type: ignore[attr-defined]
+    if memory is None:
+        return None
+    arguments = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    total = arguments + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    return (
+        f"memory of a device as compiled: {amount(total)}{f' of {amount(limit)}' if limit else ''}, "
+        f"of which {amount(memory.temp_size_in_bytes)} to compute with"
+    )
+
+
+def time_line(seconds: float, steps: int, all_steps: int, left: int) -> str:
+    """What the whole run takes if every step takes as long as the `steps` that took `seconds`."""
+    rate = seconds / steps
+    return (
+        f"{rate:.3g} s a step, measured over {steps}: all {all_steps:,} take {duration(rate * all_steps)}, "
+        f"the {left:,} left {duration(rate * left)}"
+    )
+
+
+def amount(size: float) -> str:
+    """Bytes for people: ``1.93 GiB``."""
+    power = next((power for power in range(4) if size < 1000 * 1024**power), 4)
+    return f"{size / 1024**power:.3g} {('bytes', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: ``41 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
+    for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,25 @@
+#!/bin/bash
+# One run on all workers of a Cloud TPU slice, from any machine that has gcloud.
+#
+#   TPU=pod ZONE=us-east1-d IMAGE=us-docker.pkg.dev/PROJECT/REPOSITORY/gato:tpu SHARED=/mnt/gato \
+#     launch/clusters/tpu_vm.sh --config=gato_1_2b:/mnt/gato/data --out /mnt/gato/runs/1_2b --config.mesh.fsdp=16
+#
+# TPU, ZONE  the slice, e.g. of: gcloud compute tpus tpu-vm create pod --zone=us-east1-d \
+#              --accelerator-type=v6e-256 --version=v2-alpha-tpuv6e
+# IMAGE      built from launch/clusters/Dockerfile with ACCELERATOR=tpu, where the workers may pull from
+# SHARED     a folder that is mounted on every worker (Filestore, Parallelstore, Cloud Storage FUSE): data and runs
+#
+# Everything else goes to `gato train`. The same line again goes on from the newest checkpoint. gcloud's TPU API ends
+# with TPU v6e; newer ones are used through GKE: gke_tpu.yaml.
+
+set -euo pipefail
+: "${TPU:?name of the slice}" "${ZONE:?its zone}" "${IMAGE:?the image}" "${SHARED:?folder mounted on every worker}"
+
+# --privileged and --net=host: the container sees the TPU chips and the metadata server, which tells JAX the other
+# workers. --stop-timeout: SIGTERM to SIGKILL, for the last checkpoint (default 10 s).
+# JAX_PLATFORMS: without it, a worker without working TPU chips would train on its processor without saying so.
+# No XLA flag is set: JAX and libtpu set what a TPU needs themselves (LIBTPU_INIT_ARGS adds to it).
+command="sudo docker run --rm --privileged --net=host --stop-timeout=120 --env=JAX_PLATFORMS=tpu,cpu"
+command+=" --volume=$(printf '%q' "$SHARED:$SHARED") $(printf '%q' "$IMAGE") train $(printf '%q ' "$@")"
+
+exec gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all --command="$command"
