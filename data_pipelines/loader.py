@@ -17,7 +17,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from gato.data_pipelines.collate import Batch, collate, pad
+from gato.data_pipelines.collate import Batch, collate, pad_targets
 from gato.data_pipelines.errors import MixtureError, ResumeError
 from gato.data_pipelines.mixture import SourceConfig, open_sources
 from gato.data_pipelines.rows import Rows
@@ -206,12 +206,14 @@ class Loader:
         share = self._batch_size // self._process_count
         first = number * self._batch_size + self._process_index * share
         table, row_of = rows.segments(first, first + share)
-        batch = collate(self._cache, table, row_of, share, self._length, self._tokenizer.vocabulary.padding)
-        if self._process_count == 1:
-            patches, targets = len(batch["patches"]), len(batch["target_index"])
-        else:
-            patches, targets = self._sizes(rows, number)
-        batch = pad(batch, _bucket(patches, capacities.patches), _bucket(targets, capacities.targets))
+        of_all = None if self._process_count == 1 else self._sizes(rows, number)
+
+        def room(patches: int) -> int:
+            return _bucket(of_all[0] if of_all else patches, capacities.patches)
+
+        batch = collate(self._cache, table, row_of, share, self._length, self._tokenizer.vocabulary.padding, room)
+        targets = of_all[1] if of_all else len(batch["target_index"])
+        batch = pad_targets(batch, _bucket(targets, capacities.targets))
         if self._process_index:
             index = batch["patch_index"]
             index[index >= 0] += self._process_index * len(batch["patches"])
