@@ -17,7 +17,7 @@ The first token of a segment has no predecessor and is no target; nor is an imag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -41,12 +41,22 @@ SPECIAL = KINDS.index("special")
 LISTS = frozenset({"patches", "target_index", "target_ids", "target_weight", "target_kind", "target_source"})
 
 
-def collate(cache: TokenCache, table: np.ndarray, rows: np.ndarray, count: int, length: int, padding: int) -> Batch:
-    """The group of `count` rows, without the axis G, with exactly as many patches and targets as it has.
+def collate(
+    cache: TokenCache,
+    table: np.ndarray,
+    rows: np.ndarray,
+    count: int,
+    length: int,
+    padding: int,
+    room: Callable[[int], int] | None = None,
+) -> Batch:
+    """The group of `count` rows, without the axis G, with exactly its targets, and its patches or more.
 
     Args:
       table, rows: segments int32 [n, 7] and the row of each, ascending, as `Rows.segments` returns them.
       length: tokens in a row. padding: id where there is no token.
+      room: how many patches the buffer holds, of how many there are; None for exactly those. They are most of a batch's
+        bytes, and are moved once.
     """
     pieces: list[np.ndarray] = []
     piece_patches: list[np.ndarray] = []
@@ -77,7 +87,7 @@ def collate(cache: TokenCache, table: np.ndarray, rows: np.ndarray, count: int, 
     ids, weights = token_cache.id_column(tokens), token_cache.weight_column(tokens)
     kinds = token_cache.kind_column(tokens)
     sources = np.repeat(table[:, SOURCE], lengths)
-    patches, patch_index = _patches(tokens, pieces, piece_patches)
+    patches, patch_index = _patches(tokens, pieces, piece_patches, room or int)
     targets = np.flatnonzero((weights > 0) & (positions > 0) & (kinds != PATCH))
     return {
         "ids": scatter(ids, padding, np.int32),
@@ -101,7 +111,8 @@ def collate(cache: TokenCache, table: np.ndarray, rows: np.ndarray, count: int, 
 def pad(batch: Batch, patches: int, targets: int) -> Batch:
     """The group with its patch buffer and its targets padded to a static number."""
     padded = dict(batch)
-    padded["patches"] = _padded(batch["patches"], patches, 0)
+    if len(batch["patches"]) < patches:
+        padded["patches"] = _padded(batch["patches"], patches, 0)
     for name in ("target_index", "target_ids", "target_weight", "target_kind"):
         padded[name] = _padded(batch[name], targets, 0)
     padded["target_source"] = _padded(batch["target_source"], targets, -1)
@@ -124,27 +135,32 @@ def _padded(array: np.ndarray, size: int, value: int) -> np.ndarray:
 
 
 def _patches(
-    tokens: np.ndarray, pieces: list[np.ndarray], piece_patches: list[np.ndarray]
+    tokens: np.ndarray, pieces: list[np.ndarray], piece_patches: list[np.ndarray], room: Callable[[int], int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The distinct patches of all pieces, in the order of their first token, and each token's index (-1: no patch)."""
     local = token_cache.patch_column(tokens)
     index = np.full(len(tokens), -1, np.int32)
     where = np.flatnonzero(local >= 0)
     if not len(where):
-        return np.zeros((0, 16, 16, 3), np.uint8), index
+        return np.zeros((room(0), 16, 16, 3), np.uint8), index
     hashes = token_cache.hash_column(tokens)[where]
-    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    index[where] = rank[inverse]
-    chosen = where[first[order]]  # ascending token numbers
-    patches = np.empty((len(chosen), 16, 16, 3), np.uint8)
+    if token_cache.all_different(hashes):
+        index[where], chosen = np.arange(len(where)), where
+    else:
+        _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        index[where] = rank[inverse]
+        chosen = where[first[order]]  # ascending token numbers
+    patches = np.empty((room(len(chosen)), 16, 16, 3), np.uint8)
+    patches[len(chosen) :] = 0
     ends = np.cumsum([len(piece) for piece in pieces])
     stops = np.searchsorted(chosen, ends)
     start = 0
     for number, stop in enumerate(stops.tolist()):
         if stop > start:
-            patches[start:stop] = piece_patches[number][local[chosen[start:stop]]]
+            # With mode="raise" it would be gathered elsewhere and copied.
+            np.take(piece_patches[number], local[chosen[start:stop]], axis=0, out=patches[start:stop], mode="clip")
             start = stop
     return patches, index

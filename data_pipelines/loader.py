@@ -10,7 +10,7 @@ import dataclasses
 import json
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -201,16 +201,21 @@ class Loader:
     def _assemble(self, rows: Rows, number: int) -> Batch:
         """This host's groups of a batch, padded to static sizes."""
         capacities = self.probe()
-        groups = [self._group(rows, number, group) for group in self._hosted]
-        patches, targets = self._sizes(rows, number) if len(groups) < self._groups else _largest(groups)
-        patches, targets = _bucket(patches, capacities.patches), _bucket(targets, capacities.targets)
+        of_all = self._sizes(rows, number) if len(self._hosted) < self._groups else None
+
+        def room(patches: int) -> int:
+            return _bucket(of_all[0] if of_all else patches, capacities.patches)
+
+        groups = [self._group(rows, number, group, room) for group in self._hosted]
+        patches, targets = _largest(groups)
+        targets = _bucket(of_all[1] if of_all else targets, capacities.targets)
         return join([pad(group, patches, targets) for group in groups])
 
-    def _group(self, rows: Rows, number: int, group: int) -> Batch:
+    def _group(self, rows: Rows, number: int, group: int, room: Callable[[int], int] | None = None) -> Batch:
         size = self._batch_size // self._groups
         first = number * self._batch_size + group * size
         table, row_of = rows.segments(first, first + size)
-        return collate(self._cache, table, row_of, size, self._length, self._tokenizer.vocabulary.padding)
+        return collate(self._cache, table, row_of, size, self._length, self._tokenizer.vocabulary.padding, room)
 
     def _sizes(self, rows: Rows, number: int) -> tuple[int, int]:
         """Patches and targets of a batch's fullest group: exact on one host; on several, the most that the plan allows.

@@ -10,7 +10,7 @@ from synthetic import PIXELS, VECTORS, make_tokenizer, vectors_episode, write_st
 
 from gato.data_pipelines.episode import Episode
 from gato.data_pipelines.mixture import Source, SourceConfig, open_sources
-from gato.data_pipelines.token_cache import COLUMNS, PATCH_BYTES, TokenCache
+from gato.data_pipelines.token_cache import COLUMNS, PATCH_BYTES, TokenCache, distinct_patches, patch_hashes
 
 STEPS, EPISODES, PATCHES = 40, 6, 6
 
@@ -76,3 +76,31 @@ def test_a_range_is_the_same_kept_or_not(sources):
             assert (x < 0) == (y < 0)
             if x >= 0:
                 np.testing.assert_array_equal(a_patches[x], b_patches[y])
+
+
+def test_hashes_tell_nearly_equal_patches_apart():
+    """Wrong pixels would be the price of a collision, and a sum of weighted words has many among these."""
+    words = PATCH_BYTES // 8
+    rng = np.random.default_rng(0)
+    base = rng.integers(256, size=PATCH_BYTES, dtype=np.uint8)
+    rows = [base]
+    for byte in (0, 7):  # the lowest and the highest of a word
+        for first, second in ((a, b) for a in range(words) for b in range(a + 1, words) if (a + b) % 3 == 0):
+            for one, other in ((1, 1), (128, 128), (64, 192), (255, 1)):
+                row = base.copy()
+                row[8 * first + byte] ^= one
+                row[8 * second + byte] ^= other
+                rows.append(row)
+    patches = np.stack(rows)
+    assert len(np.unique(patch_hashes(patches.view(np.uint64)))) == len(np.unique(patches, axis=0)) > 10_000
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_patches_that_are_all_different_are_not_moved(repeated):
+    patches = np.random.default_rng(0).integers(256, size=(12, 16, 16, 3), dtype=np.uint8)
+    if repeated:
+        patches[7] = patches[2]  # of another place in another timestep
+    distinct, index, hashes = distinct_patches(patches, 3)
+    np.testing.assert_array_equal(distinct[index], patches)
+    assert len(distinct) == len(hashes) == 12 - repeated
+    assert (distinct is patches) == (not repeated)
