@@ -26,6 +26,7 @@ TIMINGS = ("tokens_per_second", "mfu", "data_wait")
 TOGETHER = """
 import sys
 import jax
+jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from the trainer
 jax.distributed.initialize(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
 del sys.argv[1:4]
 """
