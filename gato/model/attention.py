@@ -29,8 +29,8 @@ from gato.sharding import partition
 Backend = Literal["heads", "blocks", "splash", "triton", "relative"]
 
 DESCRIPTIONS: dict[Backend, str] = {
-    "heads": "causal blocks in plain XLA, head by head",
-    "blocks": "causal blocks in plain XLA",
+    "heads": "tiles in plain XLA, head by head",
+    "blocks": "tiles in plain XLA",
     "splash": "splash attention, a fused TPU kernel",
     "triton": "Pallas attention, a fused GPU kernel",
     "relative": "relative attention, a fused TPU kernel",
@@ -91,7 +91,7 @@ def attention(
       q_BHLK, k_BHLK, v_BHLK: queries (already with u added, or rotated), keys and values.
       segments_BL: integers from 0; tokens of different segments do not see each other.
       position: Transformer-XL's position term; its distances must reach L-1.
-      block: queries in one block of the XLA backends.
+      block: queries and keys in one tile of the XLA backends.
       backend: what `choose` returned.
       mesh: where rows and heads are split: every device then runs the kernel on its own.
 

@@ -51,12 +51,12 @@ def attend(
     return _forward(q_BHLK, k_BHLK, v_BHLK, segments_BL, position, block, in_turn)[0]
 
 
-def _forward(q, k, v, segments_BL, position, block, in_turn):  # type: ignore[no-untyped-def]
+def _forward(q, k, v, segments_BL, position, block, in_turn):
     out_BHLK, logsum_BHL = _each_head(_forward_head, (q, k, v), segments_BL, position, block, in_turn)
     return out_BHLK, (q, k, v, segments_BL, position, out_BHLK, logsum_BHL)
 
 
-def _backward(block, in_turn, saved, dout_BHLK):  # type: ignore[no-untyped-def]
+def _backward(block, in_turn, saved, dout_BHLK):
     q, k, v, segments_BL, position, out_BHLK, logsum_BHL = saved
     # The gradient of a softmax's input is weights * (d weights - this).
     inner_BHL = (out_BHLK.astype(jnp.float32) * dout_BHLK.astype(jnp.float32)).sum(axis=-1)
@@ -73,7 +73,7 @@ def _backward(block, in_turn, saved, dout_BHLK):  # type: ignore[no-untyped-def]
 attend.defvjp(_forward, _backward)
 
 
-def _each_head(one, arrays, segments_BL, position, block, in_turn):  # type: ignore[no-untyped-def]
+def _each_head(one, arrays, segments_BL, position, block, in_turn):
     """Applies a function of one head of one row to [B, H, L, ...] arrays, padded to whole blocks."""
     length = segments_BL.shape[1]
     block = min(block, length)
@@ -89,7 +89,7 @@ def _each_head(one, arrays, segments_BL, position, block, in_turn):  # type: ign
     one = functools.partial(one, block=block)
     if in_turn:
 
-        def row(xs):  # type: ignore[no-untyped-def]
+        def row(xs):
             arrays, segments_L, queries_HLK = xs
             return jax.lax.map(lambda x: one(*x, segments_L), (arrays, queries_HLK, descending))
 
@@ -109,13 +109,13 @@ def _pad(x: jax.Array, axis: int, size: int, value: int = 0) -> jax.Array:
     return jnp.pad(x, widths, constant_values=value)
 
 
-def _forward_head(arrays, queries_LK, descending, segments_L, *, block):  # type: ignore[no-untyped-def]
+def _forward_head(arrays, queries_LK, descending, segments_L, *, block):
     """out [L, K] and the logarithm of each query's sum of weights, float32 [L]."""
     q_LK, k_LK, v_LK = arrays
     length, size = q_LK.shape
 
-    def queries(i):  # type: ignore[no-untyped-def]
-        def keys(j, carry):  # type: ignore[no-untyped-def]
+    def queries(i):
+        def keys(j, carry):
             largest_Q1, sum_Q1, mixed_QK = carry
             scores_QM = _scores(q_LK, k_LK, queries_LK, descending, segments_L, i, j, block)
             new_Q1 = jnp.maximum(largest_Q1, scores_QM.max(axis=-1, keepdims=True))
@@ -134,17 +134,17 @@ def _forward_head(arrays, queries_LK, descending, segments_L, *, block):  # type
     return out.reshape(length, size), logsum.reshape(length)
 
 
-def _backward_head(arrays, queries_LK, descending, segments_L, *, block):  # type: ignore[no-untyped-def]
+def _backward_head(arrays, queries_LK, descending, segments_L, *, block):
     """The gradients of q, k, v and, with a position term, of its queries and of the descending distance keys."""
     q_LK, k_LK, v_LK, dout_LK, logsum_L, inner_L = arrays
     length, size = q_LK.shape
     dtype, scale = q_LK.dtype, size**-0.5
 
-    def queries(sums, i):  # type: ignore[no-untyped-def]
+    def queries(sums, i):
         q_QK, dout_QK, logsum_Q, inner_Q = (_rows(x, i, block) for x in (q_LK, dout_LK, logsum_L, inner_L))
 
-        def keys(j, carry):  # type: ignore[no-untyped-def]
-            (dk_KL, dv_KL, ddescending), dq_QK, dqueries_QK = carry
+        def keys(j, carry):
+            (dk_KL, dv_KL, *distances), dq_QK, dqueries_QK = carry
             scores_QM = _scores(q_LK, k_LK, queries_LK, descending, segments_L, i, j, block)
             weights_QM = jnp.exp(scores_QM - logsum_Q[:, None])
             dweights_QM = _dot(dout_QK, _rows(v_LK, j, block).T)
@@ -154,11 +154,13 @@ def _backward_head(arrays, queries_LK, descending, segments_L, *, block):  # typ
             dq_QK += _dot(dscores_QM, _rows(k_LK, j, block))
             if descending is not None:
                 start = _window(descending, i, j, block)
-                dby_distance = relative.align_transposed(dscores_QM)
+                ddescending, scratch = distances
+                dby_distance, scratch = relative.align_transposed(dscores_QM, scratch)
                 window = jax.lax.dynamic_slice_in_dim(descending, start, 2 * block)
                 dqueries_QK += _dot(dby_distance, window)
                 ddescending = _add(ddescending, start, _dot(_rows(queries_LK, i, block).T, dby_distance))
-            return (dk_KL, dv_KL, ddescending), dq_QK, dqueries_QK
+                distances = [ddescending, scratch]
+            return (dk_KL, dv_KL, *distances), dq_QK, dqueries_QK
 
         zeros = jnp.zeros((block, size))
         sums, *rows = jax.lax.fori_loop(0, i + 1, keys, (sums, zeros, None if descending is None else zeros))
@@ -166,16 +168,16 @@ def _backward_head(arrays, queries_LK, descending, segments_L, *, block):  # typ
 
     # Gradients of what stands on the right are summed transposed: on a CPU a product with a transposed left side takes
     # twice as long as another, and so the small array is the one that is transposed.
-    sums = (*jnp.zeros((2, size, length)), None if descending is None else jnp.zeros((size, len(descending))))
-    sums, rows = jax.lax.scan(queries, sums, jnp.arange(length // block))
-    dq, dqueries = jax.tree.map(lambda x: (x.reshape(length, size) * scale).astype(dtype), rows)
-    dk, dv, ddescending = jax.tree.map(jnp.transpose, sums)
+    sums = tuple(jnp.zeros((2, size, length)))
     if descending is not None:
-        ddescending = ddescending * scale
-    return dq, (dk * scale).astype(dtype), dv.astype(dtype), dqueries, ddescending
+        sums = (*sums, jnp.zeros((size, len(descending))), jnp.zeros((block + 1, 3 * block), dtype))
+    sums, rows = jax.lax.scan(queries, sums, jnp.arange(length // block))
+    dk, dv = sums[0].T * scale, sums[1].T
+    dq, dqueries = jax.tree.map(lambda x: (x.reshape(length, size) * scale).astype(dtype), rows)
+    return dq, dk.astype(dtype), dv.astype(dtype), dqueries, None if descending is None else sums[2].T * scale
 
 
-def _scores(q_LK, k_LK, queries_LK, descending, segments_L, i, j, block):  # type: ignore[no-untyped-def]
+def _scores(q_LK, k_LK, queries_LK, descending, segments_L, i, j, block):
     """Scaled and masked float32 scores of the i-th block of queries for the j-th block of keys."""
     scale = q_LK.shape[1] ** -0.5
     scores_QM = _dot(_rows(q_LK, i, block) * scale, _rows(k_LK, j, block).T)

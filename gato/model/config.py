@@ -64,7 +64,7 @@ class ModelConfig:
       dtype: of the matrix multiplications' inputs. Parameters, norms, softmax and logits are always float32.
       attention: ``auto`` takes the fused attention kernel that fits the platform, if there is one that is known to
         work there; ``xla`` never takes one; ``fused`` takes one or raises, see `gato.model.attention`.
-      attention_block: queries in one attention block of the XLA backends.
+      attention_block: queries and keys in one tile of the XLA backends.
       embedding_init: ``smooth`` gives neighbouring continuous bins similar initial rows, see `smooth`; ``normal`` draws
         every row independently.
     """

@@ -28,11 +28,18 @@ def align(by_distance: jax.Array) -> jax.Array:
     return by_distance.reshape(-1)[size:].reshape(size, 2 * size - 1)[:, :size]
 
 
-def align_transposed(by_key: jax.Array) -> jax.Array:
-    """The transpose of `align`: [N, N] -> [N, 2N]."""
+def align_transposed(by_key: jax.Array, scratch: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The transpose of `align`, [N, N] -> [N, 2N], and the next call's scratch.
+
+    Args:
+      scratch: [N + 1, 3N], zeros before the first call. The scores are written into its middle third, between zeros,
+        and its rows are read as if they had one number more. Written into an array that a loop carries along, they
+        are a plain copy; as one expression, XLA for CPUs divides to find the place of every number.
+    """
     size = len(by_key)
-    line = jnp.pad(by_key, ((0, 0), (0, size - 1))).reshape(-1)
-    return jnp.concatenate([jnp.zeros(size, by_key.dtype), line]).reshape(size, 2 * size)
+    scratch = jax.lax.dynamic_update_slice(scratch, by_key, (0, size))
+    line = scratch.reshape(-1)[: size * (3 * size + 1)]
+    return line.reshape(size, 3 * size + 1)[:, : 2 * size], scratch
 
 
 def shift_ragged(scores_BHQM: jax.Array, positions_BQ: jax.Array) -> jax.Array:

@@ -44,7 +44,7 @@ def attend(
     return _forward(q_BHLK, k_BHLK, v_BHLK, segments_BL, queries_BHLK, keys_HMK, interpret)[0]
 
 
-def _forward(q, k, v, segments_BL, queries, keys_HMK, interpret):  # type: ignore[no-untyped-def]
+def _forward(q, k, v, segments_BL, queries, keys_HMK, interpret):
     length = q.shape[2]
     tile = _tile(length)
     inputs = _inputs(q, k, v, segments_BL, queries, keys_HMK, tile)
@@ -66,7 +66,7 @@ def _forward(q, k, v, segments_BL, queries, keys_HMK, interpret):  # type: ignor
     return out[:, :, :length], saved
 
 
-def _backward(interpret, saved, dout_BHLK):  # type: ignore[no-untyped-def]
+def _backward(interpret, saved, dout_BHLK):
     q, k, v, segments_BL, queries, keys_HMK, out_BHLK, logsum_BHL = saved
     length = q.shape[2]
     tile = _tile(length)
@@ -109,7 +109,7 @@ def _pad(x: jax.Array, axis: int, size: int, value: int = 0) -> jax.Array:
     return jnp.pad(x, widths, constant_values=value)
 
 
-def _inputs(q, k, v, segments_BL, queries, keys_HMK, tile):  # type: ignore[no-untyped-def]
+def _inputs(q, k, v, segments_BL, queries, keys_HMK, tile):
     """Arrays of whole tiles: q, queries, k, v, distance keys in descending order, segments as column and as row."""
     length = q.shape[2]
     padded = -(-length // tile) * tile
@@ -141,7 +141,7 @@ class _Specs:
         return [self.rows(self.size)] * 2 + [self.whole()] * 2 + [self.distances(), column, row]
 
 
-def _forward_kernel(q_ref, queries_ref, k_ref, v_ref, d_ref, column_ref, row_ref, out_ref, logsum_ref, *, scale):  # type: ignore[no-untyped-def]
+def _forward_kernel(q_ref, queries_ref, k_ref, v_ref, d_ref, column_ref, row_ref, out_ref, logsum_ref, *, scale):
     i = pl.program_id(2)
     tile, size = q_ref.shape
     refs = (q_ref, queries_ref, k_ref, d_ref, column_ref, row_ref)
@@ -163,7 +163,7 @@ def _forward_kernel(q_ref, queries_ref, k_ref, v_ref, d_ref, column_ref, row_ref
     logsum_ref[...] = largest_N1 + jnp.log(sum_N1)
 
 
-def _backward_kernel(  # type: ignore[no-untyped-def]
+def _backward_kernel(
     q_ref,
     queries_ref,
     k_ref,
@@ -222,7 +222,7 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
     dqueries_ref[...] = _dot(exchange_NN, turned_NK.astype(dtype)).astype(dtype)
 
 
-def _tile_scores(refs, i, j, scale):  # type: ignore[no-untyped-def]
+def _tile_scores(refs, i, j, scale):
     """Scaled, masked float32 scores [N, N] of the i-th tile of queries for the j-th tile of keys."""
     q_ref, queries_ref, k_ref, d_ref, column_ref, row_ref = refs
     tile = q_ref.shape[0]

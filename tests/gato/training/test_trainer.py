@@ -164,7 +164,9 @@ def test_finished_run_has_nothing_to_do(finished_run, train_config, capfd):
     before = (finished_run / "metrics.jsonl").read_text()
     result = train(train_config.replace(keep=7, log_every=5), finished_run)
     assert (result.step, result.exit_code) == (8, 0)
-    assert "nothing left to do" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "nothing left to do" in said
+    assert "attention: tiles in plain XLA, head by head" in said
     assert (finished_run / "metrics.jsonl").read_text() == before
 
 
