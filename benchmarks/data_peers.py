@@ -134,7 +134,8 @@ class Case:
         """One padded row, the least that a training step needs of it."""
         ids, weight = np.zeros(LENGTH, np.int32), np.zeros(LENGTH, np.float32)
         local, segments = np.full(LENGTH, -1, np.int16), np.zeros(LENGTH, np.int32)
-        patch_index, patches = np.full(LENGTH, -1, np.int32), []
+        patch_index = np.full(LENGTH, -1, np.int32)
+        patches = [np.zeros((0, 16, 16, 3), np.uint8)]  # a row may be spare
         at = count = 0
         for number, segment in enumerate(self._segments(row), 1):
             sequence, begin, end = self._tokens(segment)
