@@ -164,7 +164,7 @@ def make_plan(
             names = axis.split("+")
             if not topology.is_tpu:
                 return network.gpu_bandwidth(topology, sizes, names)
-            if devices is None:
+            if not compiled:
                 return chip.link_bandwidth / chip.devices
             return network.tpu_bandwidth(topology, real.devices, [list(sizes).index(name) for name in names])
 

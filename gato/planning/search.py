@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,7 +14,7 @@ from gato.training.config import MeshConfig, TrainConfig
 
 BATCH_FACTORS = (1, 2, 4)  # of the configuration's batch
 ACCUMULATE = (1, 4)
-MARGIN = 1.3  # the estimate of the memory may be so much too high
+MARGIN = 1.3  # the estimate of the memory may be so much too high, where the compiler has the last word
 
 
 def search(
@@ -23,27 +24,30 @@ def search(
     tried: int,
     devices: list[Any] | None = None,
     progress: Callable[[str], None] = lambda line: None,
-    **shares: float | None,
+    target_share: float | None = None,
+    patch_share: float | None = None,
 ) -> tuple[list[Plan], list[Plan]]:
     """Plans, those that fit first, the fastest (tokens per second) first; and all estimates.
 
     Args:
       tried: how many are compiled, where that is possible. devices: `describe(topology)`.
       progress: gets a line before each compilation.
-      shares: `target_share`, `patch_share` of `make_plan`.
+      target_share, patch_share: of `make_plan`.
 
     Raises:
       PlanError: no combination fits, even by the estimate.
     """
+    plan = functools.partial(make_plan, target_share=target_share, patch_share=patch_share)
     estimates = []
     for candidate, mesh in combinations(config, topology):
         try:
-            estimates.append(make_plan(candidate, topology, mesh, compiled=False, **shares))
+            estimates.append(plan(candidate, topology, mesh, compiled=False))
         except GatoError:  # does not divide
             continue
-    possible = [plan for plan in estimates if plan.needed <= MARGIN * plan.limit]
+    margin = MARGIN if topology.is_tpu else 1.0
+    possible = [estimate for estimate in estimates if estimate.needed <= margin * estimate.limit]
     if not possible:
-        smallest = min(estimates, key=lambda plan: plan.needed, default=None)
+        smallest = min(estimates, key=lambda estimate: estimate.needed, default=None)
         least = f"; the smallest needs about {smallest.needed / 2**30:.1f} GiB a device" if smallest else ""
         raise PlanError(f"no mesh, remat and batch size fits {topology.name}{least}: take more or larger chips")
     possible.sort(key=_speed, reverse=True)
@@ -53,8 +57,8 @@ def search(
     for number, estimate in enumerate(possible[:tried], 1):
         progress(f"compiling {number} of {min(tried, len(possible))}: {describe_choice(estimate)}")
         mesh = MeshConfig(**estimate.mesh)
-        plans.append(make_plan(estimate.config, topology, mesh, devices=devices, **shares))
-    return sorted(plans, key=lambda plan: (plan.fits, _speed(plan)), reverse=True), estimates
+        plans.append(plan(estimate.config, topology, mesh, devices=devices))
+    return sorted(plans, key=lambda one: (one.fits, _speed(one)), reverse=True), estimates
 
 
 def combinations(config: TrainConfig, topology: Topology) -> Iterator[tuple[TrainConfig, MeshConfig]]:
