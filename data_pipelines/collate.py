@@ -128,6 +128,33 @@ def join(groups: Sequence[Batch]) -> Batch:
     }
 
 
+def batch_shapes(
+    rows: int, length: int, groups: int, patches: int, targets: int
+) -> dict[str, tuple[tuple[int, ...], type[np.generic]]]:
+    """Shape and dtype of every array of a batch of `rows` rows; `patches` and `targets` are those of a group, padded.
+
+    For who compiles a step where no data are.
+    """
+    row, lists = (rows, length), (groups, targets)
+    return {
+        "ids": (row, np.int32),
+        "loss_weight": (row, np.float32),
+        "local_position": (row, np.int16),
+        "segment_ids": (row, np.int32),
+        "positions": (row, np.int32),
+        "kinds": (row, np.int8),
+        "source": (row, np.int16),
+        "patch_index": (row, np.int32),
+        "patch_intervals": ((*row, 4), np.int16),
+        "patches": ((groups, patches, 16, 16, 3), np.uint8),
+        "target_index": (lists, np.int32),
+        "target_ids": (lists, np.int32),
+        "target_weight": (lists, np.float32),
+        "target_kind": (lists, np.int8),
+        "target_source": (lists, np.int16),
+    }
+
+
 def _padded(array: np.ndarray, size: int, value: int) -> np.ndarray:
     result = np.full((size, *array.shape[1:]), value, array.dtype)
     result[: len(array)] = array

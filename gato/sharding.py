@@ -14,6 +14,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gato.model.config import ModelConfig, ModelError
@@ -44,20 +45,24 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
     The axes are Auto: in this JAX the default is Explicit, where Linen's partitioning raises.
     """
     devices = jax.devices() if devices is None else list(devices)
+    sizes = mesh_sizes(data, fsdp, tensor, len(devices))
+    # Not jax.make_mesh: it refuses sizes that cut a side of a TPU's torus, such as fsdp 8 on 16 x 16 chips of a v6e.
+    places = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
+    return Mesh(places, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def mesh_sizes(data: int, fsdp: int, tensor: int, devices: int) -> dict[str, int]:
+    """Axis -> size of a mesh over so many devices; one size may be -1. Raises `ModelError` where they do not fit."""
     sizes = [data, fsdp, tensor]
     asked = f"mesh (data {data}, fsdp {fsdp}, tensor {tensor})"
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
         raise ModelError(f"{asked}: sizes are at least 1, and one of them may be -1")
-    product = 1
-    for size in sizes:
-        product *= size if size != -1 else 1
-    if -1 in sizes and len(devices) % product == 0:
-        sizes[sizes.index(-1)] = len(devices) // product
-    elif -1 in sizes or product != len(devices):
-        raise ModelError(
-            f"{asked} does not fit {len(devices)} device(s): the product of the sizes must be their number"
-        )
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    product = math.prod(size for size in sizes if size != -1)
+    if -1 in sizes and devices % product == 0:
+        sizes[sizes.index(-1)] = devices // product
+    elif -1 in sizes or product != devices:
+        raise ModelError(f"{asked} does not fit {devices} device(s): the product of the sizes must be their number")
+    return dict(zip(AXES, sizes, strict=True))
 
 
 def partition(names: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> PartitionSpec:

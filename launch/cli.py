@@ -1,4 +1,4 @@
-"""The command line: ``gato {quickstart,collect,data,train,evaluate,report}``.
+"""The command line: ``gato {quickstart,collect,data,plan,train,evaluate,report}``.
 
 Exit status: 0 on success; 2 on a mistake of the user, with one line on stderr (``GATO_DEBUG=1`` shows the traceback);
 130 after Ctrl-C and 143 after SIGTERM, when the same command goes on where it stopped; 75 where a run of several
@@ -92,6 +92,24 @@ def build_parser() -> argparse.ArgumentParser:
     collect.add_argument("--processes", type=_positive, default=cores(), metavar="N", help="(default: the cores)")
 
     _add_data(commands)
+
+    plan = command(
+        "plan",
+        "compile the training step for accelerators that are not here: memory, collectives, estimated time",
+        "  gato plan --config=gato_1_2b --topology=v5e:16x16 --mesh=32,8,1\n"
+        "  gato plan --config=gato_79m --topology=v5e:4x4 --search --json plan.json\n"
+        "  gato plan --config=gato_7b --topology=h200:8x8 --config.model.position=rope",
+    )
+    plan.add_argument("--config", required=True, metavar="FILE[:ARG]", help="as of gato train; its data are not read")
+    plan.add_argument("--topology", required=True, metavar="CHIP:SHAPE", help="v5e:16x16, v4:8x8x4; GPUs: h200:8x8")
+    plan.add_argument("--mesh", type=_mesh, metavar="D,F,T", help="sizes of data, fsdp, tensor (default: the config's)")
+    plan.add_argument("--search", action="store_true", help="try meshes, remat, batch sizes; rank those that fit")
+    plan.add_argument("--tried", type=_positive, default=6, metavar="N", help="compiled by a search (default 6)")
+    plan.add_argument("--targets", type=_share, metavar="SHARE", help="targets a token (default: the paper's mixture)")
+    plan.add_argument("--patches", type=_share, metavar="SHARE", help="image patches a token (default: likewise)")
+    plan.add_argument("--tokens", type=float, default=524e9, metavar="N", help="of the whole run (default 524e9)")
+    plan.add_argument("--json", type=Path, metavar="FILE", help="also write everything there")
+    plan.add_argument("--config.KEY=VALUE", dest="_", action="store_true", help="change one value of the experiment")
 
     train = command(
         "train",
@@ -216,12 +234,29 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _mesh(text: str) -> tuple[int, int, int]:
+    sizes = re.fullmatch(r"(-1|[1-9]\d*),(-1|[1-9]\d*),(-1|[1-9]\d*)", text)
+    if not sizes:
+        raise argparse.ArgumentTypeError(f"{text!r} is no mesh; write data,fsdp,tensor, e.g. 32,8,1 (-1: the rest)")
+    return int(sizes[1]), int(sizes[2]), int(sizes[3])
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share between 0 and 1")
+    return share
+
+
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments; ``--config.a.b=v`` are gathered in `overrides` (of ``gato train`` only). Raises UsageError."""
+    """The arguments; ``--config.a.b=v`` are gathered in `overrides` (of train and plan only). Raises UsageError."""
     overrides = [word.removeprefix("--config.") for word in argv if word.startswith("--config.")]
     arguments = build_parser().parse_args([word for word in argv if not word.startswith("--config.")])
-    if overrides and arguments.command != "train":
-        raise UsageError(f"--config.{overrides[0]}: only gato train takes overrides")
+    if overrides and arguments.command not in ("train", "plan"):
+        raise UsageError(f"--config.{overrides[0]}: only gato train and gato plan take overrides")
     arguments.overrides = overrides
     return arguments
 

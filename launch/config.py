@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import contextvars
 import dataclasses
 import importlib.util
 import inspect
@@ -155,9 +156,24 @@ def _group(value: Any) -> Any:
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
+_PLANNED = contextvars.ContextVar("planned", default=False)
+
+
+@contextlib.contextmanager
+def without_data() -> Iterator[None]:
+    """Inside, experiment files are read where their data are not: folders without stores give one source each."""
+    token = _PLANNED.set(True)
+    try:
+        yield
+    finally:
+        _PLANNED.reset(token)
+
+
 def sources_in(folder: str, **settings: Any) -> list[dict[str, Any]]:
     """A source for every store below `folder`, with these settings of `SourceConfig`. Raises ConfigError for none."""
     found = list(stores_in(Path(folder)))
+    if not found and _PLANNED.get():
+        found = [Path(folder)]
     if not found:
         raise ConfigError(
             f"{folder}: holds no stores; write some with: gato collect --out {folder}, "

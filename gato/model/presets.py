@@ -6,6 +6,7 @@ quickstart    128       3        4 x 32     512      1.1 M   two CPU cores, rows
 gato_79m      768       8       24 x 32    3072       79 M   the paper's smallest (Reed et al. 2022, table 5)
 gato_364m    1536      12      12 x 128    6144      364 M   the paper's few-shot model
 gato_1_2b    2048      24      16 x 128    8192     1.18 B   the paper's main model
+gato_7b      4096      36      32 x 128   16384      6.8 B   ours: the same shape, larger; not in the paper
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ PRESETS: dict[str, ModelConfig] = {
     "gato_79m": ModelConfig(width=768, layers=8, heads=24, head_dim=32, hidden=3072, stochastic_depth=0.1),
     "gato_364m": ModelConfig(width=1536, layers=12, heads=12, head_dim=128, hidden=6144, stochastic_depth=0.1),
     "gato_1_2b": ModelConfig(width=2048, layers=24, heads=16, head_dim=128, hidden=8192, stochastic_depth=0.1),
+    "gato_7b": ModelConfig(width=4096, layers=36, heads=32, head_dim=128, hidden=16384, stochastic_depth=0.1),
 }
 
 

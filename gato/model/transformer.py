@@ -124,6 +124,7 @@ def init_params(config: ModelConfig, key: jax.Array) -> Any:
     return nn.meta.unbox(GatoModel(config).init({"params": key}, _example(), method=_touch))
 
 
+@functools.lru_cache(maxsize=8)  # tracing the initialisation takes a second; a search of meshes asks hundreds of times
 def boxed_params(config: ModelConfig) -> Any:
     """Shapes of the variables, each in a box with the names of its axes (`gato.sharding`)."""
     return jax.eval_shape(

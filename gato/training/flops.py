@@ -1,4 +1,4 @@
-"""Analytic floating-point operations of a step, and the peak of known accelerators.
+"""Analytic floating-point operations of a step.
 
 A multiply-add counts as two. Causal attention is counted once (a query meets on average half of the row), and the head
 only at the targets that it is computed for. XLA's own `cost_analysis` counts a scanned body once and is of no use
@@ -8,24 +8,13 @@ here.
 from __future__ import annotations
 
 from gato.model.config import ModelConfig
-
-# Dense bfloat16 peak of one device in FLOP/s, from the vendors' data sheets; matched against `device_kind`, first hit
-# wins.
-_PEAK = (
-    ("H200", 989e12),
-    ("H100", 989e12),
-    ("A100", 312e12),
-    ("TPU v6", 918e12),
-    ("TPU v5p", 459e12),
-    ("TPU v5", 197e12),  # "TPU v5 lite" and "TPU v5e"
-    ("TPU v4", 275e12),
-    ("TPU v3", 61.5e12),  # a core, which is a device there
-)
+from gato.planning import chips
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Peak of one device, or ``None`` where it is not known (CPUs: `benchmarks/train.py` measures it)."""
-    return next((flops for name, flops in _PEAK if name.lower() in device_kind.lower()), None)
+    """Dense bfloat16 peak of one device in FLOP/s; ``None`` where it is not known (`benchmarks/train.py` measures)."""
+    chip = chips.find(device_kind)
+    return chip.peak_flops if chip else None
 
 
 def forward_flops(config: ModelConfig, rows: int, length: int, targets: int, patches: int = 0) -> dict[str, float]:

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from gato import sharding
 from gato.data_pipelines.loader import Loader
 from gato.data_pipelines.mixture import Source
-from gato.model.transformer import GatoModel, init_params
 from gato.recipes.recipe import Recipe, get_recipe
 from gato.tokenizers.sequence import SequenceTokenizer
 from gato.tokenizers.text import TextTokenizer
 from gato.tokenizers.vocabulary import Vocabulary
 from gato.training.checkpoint_meta import CheckpointMeta, SourceMeta
-from gato.training.config import ConfigError, TrainConfig
+from gato.training.config import TrainConfig
 from gato.training.loss import LossSums
-from gato.training.optimizer import learning_rate_schedule, make_optimizer
-from gato.training.step import StepMetrics, TrainState, batch_loss, make_train_step, step_key
+from gato.training.step import StepMetrics, TrainState
+from gato.training.steps import make_steps
 
 CACHE_VARIABLE = "GATO_COMPILATION_CACHE"
 
@@ -118,13 +115,8 @@ def build(config: TrainConfig) -> Setup:
     recipe = get_recipe(config.recipe)
     tokenizer = make_tokenizer(config, recipe)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    parts = sharding.batch_parts(mesh)
-    groups = parts * config.accumulate
-    if config.batch_size % groups:
-        raise ConfigError(
-            f"batch_size {config.batch_size} must be a multiple of {groups}: {parts} parts on the mesh (data x fsdp), "
-            f"each in {config.accumulate} micro-batches (accumulate)"
-        )
+    steps = make_steps(config, mesh, vocabulary_size=tokenizer.vocabulary.size, sources=len(config.sources))
+    groups = steps.groups
     hosted = sharding.hosted_groups(mesh, groups)
     loader = Loader(
         config.sources,
@@ -142,38 +134,6 @@ def build(config: TrainConfig) -> Setup:
     )
     validation_batches = list(loader.validation_batches(config.validation_batches)) if config.validation_every else []
     names = [source.name for source in loader.sources]
-    model = GatoModel(config.model, mesh)
-    schedule = learning_rate_schedule(config.optimizer, config.steps)
-    optimizer = make_optimizer(config.optimizer, config.steps)
-    sums = functools.partial(batch_loss, model, vocabulary_size=tokenizer.vocabulary.size)
-    loss = functools.partial(sums, sources=len(names))
-
-    def create_state() -> TrainState:
-        params = init_params(config.model, step_key(config.seed, "parameters", 0))
-        return TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params))
-
-    param_shardings = sharding.param_shardings(config.model, mesh)
-    shardings = sharding.state_shardings(jax.eval_shape(create_state), param_shardings, mesh)
-    whole = sharding.replicated(mesh)
-    # Batches come in a few static shapes, and `put` has placed them: their shardings are taken from the arguments.
-    train_step = jax.jit(
-        make_train_step(
-            loss,
-            optimizer,
-            schedule,
-            seed=config.seed,
-            accumulate=config.accumulate,
-            param_shardings=param_shardings if mesh.size > 1 else None,
-        ),
-        in_shardings=(shardings, None),
-        out_shardings=(shardings, whole),
-        donate_argnums=0,
-    )
-
-    def class_losses(classes: int) -> Any:
-        loss = functools.partial(sums, sources=classes)
-        return jax.jit(loss, in_shardings=(shardings.params, None), out_shardings=whole)
-
     return Setup(
         loader=loader,
         hosted=hosted,
@@ -183,11 +143,11 @@ def build(config: TrainConfig) -> Setup:
         meta=_meta(config, recipe, tokenizer, loader.sources),
         source_names=names,
         mesh=mesh,
-        state_shardings=shardings,
-        train_step=train_step,
-        validation_step=class_losses(len(names)),
-        class_losses=class_losses,
-        create_state=create_state,
+        state_shardings=steps.state_shardings,
+        train_step=steps.train_step,
+        validation_step=steps.class_losses(len(names)),
+        class_losses=steps.class_losses,
+        create_state=steps.create_state,
     )
 
 

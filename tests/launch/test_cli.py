@@ -16,7 +16,7 @@ import pytest
 from gato.launch import cli
 from gato.tokenizers.errors import GatoError
 
-COMMANDS = ("quickstart", "collect", "train", "evaluate", "report")
+COMMANDS = ("quickstart", "collect", "plan", "train", "evaluate", "report")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -51,12 +51,17 @@ def test_help_does_not_import_the_heavy_packages() -> None:
         (["quickstart", "--budget", "soon"], "'soon' is no time"),
         (["quickstart", "--seed", "-1"], "--seed"),
         (["train", "--out", "x"], "--config"),
-        (["quickstart", "--config.seed=1"], "only gato train takes overrides"),
+        (["quickstart", "--config.seed=1"], "only gato train and gato plan take overrides"),
         (["report", "nowhere"], "no run here"),
         (["evaluate", "x", "--episodes", "0"], "'0' is no whole number >= 1"),
         (["collect", "--processes", "0", "--out", "x"], "'0' is no whole number >= 1"),
         (["train", "--config", "x.py", "--out"], "--out"),
         (["train", "--config=gato_97m", "--out", "x"], "did you mean 'gato_79m'?"),
+        (["plan", "--config=gato_79m", "--topology=v5f:4x4"], "did you mean 'v5e'?"),
+        (["plan", "--config=gato_79m", "--topology=v4:8x8"], "e.g. v4:8x8x4"),
+        (["plan", "--config=gato_79m", "--topology=v5e:4x4", "--mesh=4x4"], "'4x4' is no mesh"),
+        (["plan", "--config=gato_79m", "--topology=h200:1x8", "--mesh=3,1,1"], "does not fit 8 device(s)"),
+        (["plan", "--config=gato_79m", "--topology=h200:1x8", "--targets=2"], "'2' is no share"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(

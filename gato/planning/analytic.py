@@ -1,0 +1,88 @@
+"""What a step needs, worked out from the shapes alone: where nothing can be compiled, and to choose what to compile.
+
+Rough where the compiler decides: which activations are kept, and when weights are gathered again.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+
+from gato.planning.collectives import Collective
+from gato.planning.compiled_step import Memory
+from gato.training.config import TrainConfig
+
+
+def device_bytes(tree: Any) -> int:
+    """Of one device, of a tree of shapes with shardings."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def memory(config: TrainConfig, mesh: dict[str, int], state: Any, batch: Any, targets: int) -> Memory:
+    """Of one device.
+
+    Args:
+      state, batch: `compiled_step.abstract_arguments`. targets: of one group of rows.
+    """
+    model = config.model
+    tokens = config.batch_size * config.length // (mesh["data"] * mesh["fsdp"] * config.accumulate)
+    itemsize = 2 if model.dtype == "bfloat16" else 4
+    inner, half = model.heads * model.head_dim // mesh["tensor"], model.hidden // 2 // mesh["tensor"]
+    # Two norms and two residual sums; queries (two with Transformer-XL), keys, values, mixed; gate, value, product.
+    queries = 5 if model.position == "transformer_xl" else 4
+    block = (4 * model.width + queries * inner + 3 * half) * itemsize * tokens
+    rows = tokens // config.length
+    # One block of queries against the row, float32: scores, weights and their gradients.
+    scores = 4 * rows * model.heads // mesh["tensor"] * min(model.attention_block, config.length) * config.length * 4
+    kept = model.width * itemsize * tokens * model.layers + block if model.remat else block * model.layers
+    logits = 2 * min(targets * model.vocabulary_size // mesh["tensor"] * 4, 1 << 30)
+    gradients = device_bytes(state.params)
+    arguments = device_bytes((state, batch))
+    return Memory(
+        arguments=arguments,
+        outputs=device_bytes(state),
+        aliased=device_bytes(state),
+        temporaries=gradients + kept + scores + logits,
+        program=0,
+    )
+
+
+def collectives(config: TrainConfig, mesh: dict[str, int], parameters: int) -> list[Collective]:
+    """What data, fsdp and tensor parallelism have to send in one step.
+
+    fsdp: weights are gathered for the forward and for the backward pass and their gradients scattered; data: gradients
+    are summed; tensor: activations are summed after the attention and after the feed-forward, in both passes.
+    """
+    model = config.model
+    itemsize = 2 if model.dtype == "bfloat16" else 4
+    data, fsdp, tensor = mesh["data"], mesh["fsdp"], mesh["tensor"]
+    tokens = config.batch_size * config.length // (data * fsdp)
+    found = []
+
+    def add(kind: str, axis: str, size: float, runs: int) -> None:
+        group = mesh[axis]
+        if group > 1:
+            share = (group - 1) / group
+            found.append(Collective(kind, axis, group, round(size * share * runs), runs, "shapes"))
+
+    passes = 2 * config.accumulate
+    add("all-gather", "fsdp", parameters / tensor * itemsize, passes)
+    add("reduce-scatter", "fsdp", parameters / tensor * 4, config.accumulate)
+    add("all-reduce", "data", 2 * parameters / tensor / fsdp * 4, config.accumulate)
+    sums = 4 + (2 if model.remat else 0)
+    add("all-reduce", "tensor", 2 * tokens * model.width * itemsize, sums * model.layers)
+    return sorted(found, key=lambda one: -one.bytes)
+
+
+def memory_traffic(config: TrainConfig, mesh: dict[str, int], state: Any) -> int:
+    """Bytes between a device and its memory: weights in each pass, the optimizer's state, activations both ways."""
+    model = config.model
+    itemsize = 2 if model.dtype == "bfloat16" else 4
+    tokens = config.batch_size * config.length // (mesh["data"] * mesh["fsdp"])
+    weights = device_bytes(state.params) // 4 * itemsize * mesh["fsdp"]
+    inner, half = model.heads * model.head_dim // mesh["tensor"], model.hidden // 2 // mesh["tensor"]
+    touched = 2 * (8 * model.width + 6 * inner + 4 * half) * itemsize * tokens * model.layers
+    passes = 4 if model.remat else 3
+    return weights * passes * config.accumulate + 3 * device_bytes(state) + touched * passes

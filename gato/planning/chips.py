@@ -1,0 +1,64 @@
+"""Figures of accelerators, from their vendors' data sheets: the one table for peak rates, memories and networks.
+
+Google: cloud.google.com/tpu/docs/v3, /v4, /v5e, /v5p, /v6e. A link's bandwidth is a chip's bidirectional interconnect
+bandwidth, or, on the older pages, the pod's all-reduce bandwidth for each of its chips, over both directions and all
+its links. NVIDIA: data sheets of the A100 80GB, H100 and H200 (SXM) and B200; the dense rates, without sparsity; one
+400 Gb/s network card for each GPU, as in the vendor's own DGX machines (200 Gb/s beside the A100).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+GIB = 1 << 30
+GB = 10**9
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What one *device*, as JAX counts them, can do; on a TPU v3 that is one of a chip's two cores.
+
+    Attributes:
+      kinds: `device_kind` of JAX contains one of these.
+      peak_flops: dense bfloat16, FLOP/s.
+      memory: bytes. memory_bandwidth: bytes/s.
+      link_bandwidth: bytes/s in one direction: of one of a chip's links to its neighbours (TPU), or of all links of a
+        GPU to the others of its node.
+      node_bandwidth: bytes/s in one direction between nodes, for each GPU; 0 where there are none (TPU slices).
+      dimensions: of the TPU's torus; 0 for GPUs.
+      devices: on one chip.
+      full_ring: a torus dimension of at least so many chips is closed to a ring.
+    """
+
+    name: str
+    vendor: Literal["Google", "NVIDIA"]
+    kinds: tuple[str, ...]
+    peak_flops: float
+    memory: int
+    memory_bandwidth: float
+    link_bandwidth: float
+    node_bandwidth: float = 0.0
+    dimensions: int = 0
+    devices: int = 1
+    full_ring: int = 0
+
+
+# Order matters for `find`: the first hit wins, and "TPU v5" is also the start of "TPU v5 lite".
+CHIPS: tuple[Chip, ...] = (
+    Chip("v3", "Google", ("TPU v3",), 61.5e12, 16 * GIB, 450 * GB, 83 * GB, 0, 2, devices=2, full_ring=32),
+    Chip("v4", "Google", ("TPU v4",), 275e12, 32 * GIB, 1200 * GB, 45 * GB, 0, 3, full_ring=4),
+    Chip("v5e", "Google", ("TPU v5 lite", "TPU v5e"), 197e12, 16 * GB, 819 * GB, 50 * GB, 0, 2, full_ring=16),
+    Chip("v5p", "Google", ("TPU v5",), 459e12, 95 * GIB, 2765 * GB, 100 * GB, 0, 3, full_ring=4),
+    Chip("v6e", "Google", ("TPU v6",), 918e12, 32 * GB, 1640 * GB, 100 * GB, 0, 2, full_ring=16),
+    Chip("a100", "NVIDIA", ("A100",), 312e12, 80 * GB, 2039 * GB, 300 * GB, 25 * GB),
+    Chip("h100", "NVIDIA", ("H100",), 989e12, 80 * GB, 3350 * GB, 450 * GB, 50 * GB),
+    Chip("h200", "NVIDIA", ("H200",), 989e12, 141 * GB, 4800 * GB, 450 * GB, 50 * GB),
+    Chip("b200", "NVIDIA", ("B200",), 2250e12, 180 * GB, 8000 * GB, 900 * GB, 50 * GB),
+)
+
+
+def find(device_kind: str) -> Chip | None:
+    """The chip of a JAX device, by its `device_kind`; None where it is not known."""
+    kind = device_kind.lower()
+    return next((chip for chip in CHIPS if any(name.lower() in kind for name in chip.kinds)), None)
