@@ -6,10 +6,9 @@ Pillow (libjpeg-turbo) decodes; it stops at damage where other readers fill the 
 from __future__ import annotations
 
 import io
-import struct
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 QUALITY = 95  # with 4:4:4 chroma
 
@@ -34,32 +33,15 @@ def decode(file: bytes, shape: tuple[int, ...]) -> np.ndarray:
     Raises:
       ValueError: it is no JPEG file, is damaged, or has another size.
     """
-    height, width, channels = _frame(file)
-    if (height, width) != shape[:2]:
-        raise ValueError(f"an image of {height}x{width}, the spec says {shape[0]}x{shape[1]}")
-    if channels != shape[2]:
-        raise ValueError(f"an image of {channels} channels, the spec says {shape[2]}")
-    mode = "L" if channels == 1 else "RGB"
     try:
-        # What `Image.open` looks for beside the pixels costs more than a small image's decoding.
-        image = Image.frombytes(mode, (width, height), file, "jpeg", mode, "")
-    except (OSError, ValueError) as error:
+        with Image.open(io.BytesIO(file), formats=("JPEG",)) as image:
+            wanted = "L" if shape[2] == 1 else "RGB"
+            if (image.height, image.width) != shape[:2]:
+                raise ValueError(f"an image of {image.height}x{image.width}, the spec says {shape[0]}x{shape[1]}")
+            if image.mode != wanted:
+                raise ValueError(f"a {image.mode} image, the spec says {shape[2]} channels")
+            return np.asarray(image).reshape(shape)
+    except UnidentifiedImageError:
+        raise ValueError(f"no JPEG file ({len(file)} bytes)") from None
+    except (OSError, SyntaxError) as error:
         raise ValueError(f"a damaged JPEG file: {error}") from error
-    return np.asarray(image).reshape(shape)
-
-
-def _frame(file: bytes) -> tuple[int, int, int]:
-    """(height, width, channels), as the file's start-of-frame segment says. Raises ValueError if it has none."""
-    at = 2 if is_jpeg(file) else len(file)
-    while at + 10 <= len(file) and file[at] == 0xFF:
-        marker = file[at + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # those are tables
-            height, width, channels = struct.unpack_from(">HHB", file, at + 5)
-            return height, width, channels
-        if marker == 0xFF:  # a byte that fills
-            at += 1
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # nothing follows them
-            at += 2
-        else:
-            at += 2 + int.from_bytes(file[at + 2 : at + 4], "big")
-    raise ValueError(f"no JPEG file, or its beginning is damaged ({len(file)} bytes)")
