@@ -128,7 +128,7 @@ def make_plan(
     compiled = compiled and topology.is_tpu
     if compiled:
         devices = describe(topology) if devices is None else devices
-        real = sharding.make_mesh(mesh.data, mesh.fsdp, mesh.tensor, devices=devices)
+        real: Any = sharding.make_mesh(mesh.data, mesh.fsdp, mesh.tensor, devices=devices)
         sizes = dict(real.shape)
     else:
         sizes = sharding.mesh_sizes(mesh.data, mesh.fsdp, mesh.tensor, topology.devices)
