@@ -22,7 +22,8 @@ class Chip:
     Attributes:
       kinds: `device_kind` of JAX contains one of these.
       peak_flops: dense bfloat16, FLOP/s.
-      memory: bytes. memory_bandwidth: bytes/s.
+      memory: bytes, of which the TPU compiler keeps a little for itself (it says 15.75 GiB of a v5e).
+      memory_bandwidth: bytes/s.
       link_bandwidth: bytes/s in one direction: of one of a chip's links to its neighbours (TPU), or of all links of a
         GPU to the others of its node.
       node_bandwidth: bytes/s in one direction between nodes, for each GPU; 0 where there are none (TPU slices).
@@ -48,9 +49,9 @@ class Chip:
 CHIPS: tuple[Chip, ...] = (
     Chip("v3", "Google", ("TPU v3",), 61.5e12, 16 * GIB, 450 * GB, 83 * GB, 0, 2, devices=2, full_ring=32),
     Chip("v4", "Google", ("TPU v4",), 275e12, 32 * GIB, 1200 * GB, 45 * GB, 0, 3, full_ring=4),
-    Chip("v5e", "Google", ("TPU v5 lite", "TPU v5e"), 197e12, 16 * GB, 819 * GB, 50 * GB, 0, 2, full_ring=16),
+    Chip("v5e", "Google", ("TPU v5 lite", "TPU v5e"), 197e12, 16 * GIB, 819 * GB, 50 * GB, 0, 2, full_ring=16),
     Chip("v5p", "Google", ("TPU v5",), 459e12, 95 * GIB, 2765 * GB, 100 * GB, 0, 3, full_ring=4),
-    Chip("v6e", "Google", ("TPU v6",), 918e12, 32 * GB, 1640 * GB, 100 * GB, 0, 2, full_ring=16),
+    Chip("v6e", "Google", ("TPU v6",), 918e12, 32 * GIB, 1640 * GB, 100 * GB, 0, 2, full_ring=16),
     Chip("a100", "NVIDIA", ("A100",), 312e12, 80 * GB, 2039 * GB, 300 * GB, 25 * GB),
     Chip("h100", "NVIDIA", ("H100",), 989e12, 80 * GB, 3350 * GB, 450 * GB, 50 * GB),
     Chip("h200", "NVIDIA", ("H200",), 989e12, 141 * GB, 4800 * GB, 450 * GB, 50 * GB),

@@ -17,7 +17,8 @@ from gato.tokenizers.vocabulary import Vocabulary
 from gato.training.config import TrainConfig
 from gato.training.steps import Steps, make_steps
 
-_NEEDED = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm")
+# The compiler's ways to say that a step needs too much; the second counts temporaries alone.
+_NEEDED = re.compile(r"(?:Used |required for HLO temporaries \()([\d.]+)([KMGT])")
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 

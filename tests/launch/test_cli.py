@@ -57,7 +57,7 @@ def test_help_does_not_import_the_heavy_packages() -> None:
         (["collect", "--processes", "0", "--out", "x"], "'0' is no whole number >= 1"),
         (["train", "--config", "x.py", "--out"], "--out"),
         (["train", "--config=gato_97m", "--out", "x"], "did you mean 'gato_79m'?"),
-        (["plan", "--config=gato_79m", "--topology=v5f:4x4"], "did you mean 'v5e'?"),
+        (["plan", "--config=gato_79m", "--topology=h20:1x8"], "did you mean 'h200'?"),
         (["plan", "--config=gato_79m", "--topology=v4:8x8"], "e.g. v4:8x8x4"),
         (["plan", "--config=gato_79m", "--topology=v5e:4x4", "--mesh=4x4"], "'4x4' is no mesh"),
         (["plan", "--config=gato_79m", "--topology=h200:1x8", "--mesh=3,1,1"], "does not fit 8 device(s)"),

@@ -10,6 +10,7 @@ from gato.data_pipelines.mixture import SourceConfig
 from gato.model.presets import preset
 from gato.planning.plan import make_plan
 from gato.planning.topology import PlanError, describe, parse
+from gato.tokenizers.vocabulary import Vocabulary
 from gato.training.config import MeshConfig, TrainConfig
 
 pytestmark = [
@@ -23,7 +24,9 @@ pytestmark = [
 
 
 def experiment(name: str, batch_size: int, **changes: object) -> TrainConfig:
-    model = preset(name, **{"dtype": "bfloat16", "remat": True, "position": "rope", "scan_layers": True} | changes)
+    model = preset(
+        name, Vocabulary(), **{"dtype": "bfloat16", "remat": True, "position": "rope", "scan_layers": True} | changes
+    )
     return TrainConfig(model=model, sources=(SourceConfig("none"),), batch_size=batch_size, length=256)
 
 
