@@ -136,7 +136,20 @@ def run(
 
         assert position is not None
         return relative_kernel.attend(q, k, v, segments_BL, position.queries_BHLK, position.keys_HMK, interpret)
+    if q.shape[2] <= block:
+        return _one_tile(q, k, v, segments_BL, position)
     return blockwise.attend(q, k, v, segments_BL, position, block, backend == "heads")
+
+
+def _one_tile(q: jax.Array, k: jax.Array, v: jax.Array, segments_BL: jax.Array, position: Position | None) -> jax.Array:
+    """Rows that fit in one tile: its weights are kept for the backward pass, faster than to compute them again."""
+    length = q.shape[2]
+    scores_BHLL = _product(q, k)
+    if position is not None:
+        descending_HLK = position.keys_HMK[:, :length][:, ::-1]
+        scores_BHLL += relative.shift_causal(_product(position.queries_BHLK, descending_HLK))
+    same_BLL = segments_BL[:, :, None] == segments_BL[:, None, :]
+    return _mix(scores_BHLL, (same_BLL & jnp.tri(length, dtype=bool))[:, None], v)
 
 
 def cached_attention(

@@ -42,6 +42,21 @@ def align_transposed(by_key: jax.Array, scratch: jax.Array) -> tuple[jax.Array, 
     return line.reshape(size, 3 * size + 1)[:, : 2 * size], scratch
 
 
+def shift_causal(scores_BHQM: jax.Array) -> jax.Array:
+    """Scores by distance -> scores by key, for a block of queries that ends at the last key.
+
+    Args:
+      scores_BHQM: Q queries against M distances in *descending* order (M-1 .. 0); the block's last query is key M-1.
+
+    Returns:
+      [B, H, Q, M]: entry (i, j) is the score of query i for key j. Entries of keys after the query are meaningless.
+    """
+    batch, heads, queries, keys = scores_BHQM.shape
+    # Query i needs its row moved left by Q-1-i. One column of padding and a reshape move row i by i more than row 0.
+    padded = jnp.pad(scores_BHQM, ((0, 0), (0, 0), (0, 0), (1, 0)))
+    return padded.reshape(batch, heads, keys + 1, queries)[:, :, 1:].reshape(batch, heads, queries, keys)
+
+
 def shift_ragged(scores_BHQM: jax.Array, positions_BQ: jax.Array) -> jax.Array:
     """Scores by ascending distance 0 .. M-1 -> scores by cache slot, for queries at the given slots of their rows."""
     slots_M = jnp.arange(scores_BHQM.shape[-1])
