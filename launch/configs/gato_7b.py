@@ -1,7 +1,7 @@
-"""Gato at 7B parameters: `gato_79m` with a network six times the paper's largest, and rope.
+"""Gato in the shape of a 7B model: `gato_79m` with a network of 6.2B parameters with rope (6.8B with transformer_xl).
 
 Command   gato train --config=gato_7b:DATA --out runs/7b --config.mesh.fsdp=N     (DATA: a folder of `gato collect`)
-Hardware  parameters, gradients and AdamW's moments are 110 GB: N chips that hold them together; `gato plan` says which
+Hardware  parameters, gradients and AdamW's moments are 99 GB: N chips that hold them together; `gato plan` says which
 Time      1,000,000 steps of 512 rows of 1,024 tokens
 Result    not measured by us
 """
