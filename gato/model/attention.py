@@ -9,6 +9,7 @@ Heads stand before the length ([B, H, L, K]), the order in which both products a
     triton    JAX's Pallas attention (Triton)                    GPUs with rope and bfloat16
     relative  `relative_kernel` (Pallas, Mosaic)                 TPUs with transformer_xl, only if told "fused"
 
+The XLA ones compute rows that fit in one tile as one masked square (`_one_tile`).
 The last one is tested in interpret mode and compiles for TPUs, but has not run on one yet.
 """
 

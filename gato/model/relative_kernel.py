@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-MASKED = -1e30
+from gato.model.blockwise import MASKED
+
 TILE = 256  # not tuned on a chip
 
 Arrays = tuple[jax.Array, ...]
