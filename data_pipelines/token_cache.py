@@ -163,9 +163,10 @@ class TokenCache:
         derived, weight = self._of_recipe(number, index, episode if stop - start == length else None)
         derived = {name: values[start:stop] for name, values in derived.items()}
         sequence = self._tokenizer.tokenize(episode.observations, episode.actions, source.store.spec, derived)
-        expected = int(np.diff(source.index.tokens_before(np.array([index, index]), np.array([start, stop])))[0])
         if source.store.spec.kind == "document":
             expected = int(source.index.totals[index])
+        else:
+            expected = source.index.tokens_in(index, start, stop)
         if len(sequence) != expected:
             raise StoreError(
                 f"{source.name}: episode {index} has {len(sequence)} tokens, but {expected} were counted when the "
