@@ -37,6 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gato import sharding
+from gato.model import attention
 from gato.model.config import ModelConfig
 from gato.model.presets import preset
 from gato.model.transformer import GatoModel, init_params
@@ -157,7 +158,8 @@ class Case:
         self.abstract = jax.eval_shape(create)
         places = sharding.state_shardings(self.abstract, sharding.param_shardings(config, self.mesh), self.mesh)
         self._create = jax.jit(create, out_shardings=places)
-        step = make_train_step(loss, optimizer, schedule, seed=0, **options)
+        on_cpu = attention.platform(self.mesh) == "cpu"
+        step = make_train_step(loss, optimizer, schedule, seed=0, unroll_patches=on_cpu, **options)
         began = time.perf_counter()
         whole = sharding.replicated(self.mesh)
         jitted = jax.jit(step, in_shardings=(places, None), out_shardings=(places, whole), donate_argnums=0)
