@@ -13,14 +13,16 @@ agent reads the mission of another episode, the task itself stays. A policy that
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import io
 from typing import Any, Literal
 
 import numpy as np
 
-from gato.data_pipelines.environments.base import Action, Observation, Task, import_package
+from gato.data_pipelines.environments.base import Action, Observation, Task, import_package, install_command
 from gato.data_pipelines.environments.references import reference_scores
+from gato.data_pipelines.environments.suite import Suite
 from gato.data_pipelines.experts.babyai_bot import bot_policy
 from gato.tokenizers.errors import GatoError
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
@@ -100,13 +102,14 @@ class BabyAIEnvironment:
         raise GatoError(f'level {self._level!r} has one mission only: mission="wrong" cannot be a control there')
 
 
-def task_names() -> list[str]:
-    return [f"{suite}/{level}" for suite in ("babyai", "babyai-raw") for level in _levels()]
+def _names(suite: str) -> list[str]:
+    return [f"{suite}/{level}" for level in _levels()]
 
 
 def make_task(name: str) -> Task:
+    """The task "babyai/LEVEL" or "babyai-raw/LEVEL"."""
     suite, _, level = name.partition("/")
-    random_score, expert_score = reference_scores(f"babyai/{level}")
+    random_score, expert_score = reference_scores(name)
     simulator = _make_simulator(level)
     _reset(simulator, 0)
     return Task(
@@ -146,3 +149,19 @@ def _reset(simulator: Any, seed: int) -> dict[str, Any]:
     with contextlib.redirect_stdout(io.StringIO()):  # minigrid prints every layout that it rejects
         observation, _ = simulator.reset(seed=seed)
     return observation
+
+
+SUITE = Suite(
+    name="babyai",
+    description="BabyAI: instructions in a grid world seen through a 7x7 window; one value a cell",
+    task_names=functools.partial(_names, "babyai"),
+    make_task=make_task,
+    packages=("minigrid", "gymnasium"),
+    install=install_command("babyai"),
+)
+RAW = dataclasses.replace(
+    SUITE,
+    name="babyai-raw",
+    description="BabyAI with three values a cell, as the Gato paper shows it",
+    task_names=functools.partial(_names, "babyai-raw"),
+)
