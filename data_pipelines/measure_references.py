@@ -8,6 +8,7 @@ Without names: the tasks of the starter mixture. Results are merged into ``envir
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -91,6 +92,15 @@ def main(arguments: list[str] | None = None) -> None:
         _merge(name, record)
 
 
+def _versions() -> dict[str, str]:
+    """Of the simulators that are installed."""
+    found = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
 def _merge(name: str, record: dict[str, object]) -> None:
     """Writes one task's record; the others stay. Read anew each time, so two measurements can run side by side."""
     load_references.cache_clear()
@@ -98,7 +108,7 @@ def _merge(name: str, record: dict[str, object]) -> None:
     about = {
         "made_with": "python -m gato.data_pipelines.measure_references",
         "protocol": "no noise, evaluation seeds; share of episodes with success at any step, or mean return",
-        "versions": {package: importlib.metadata.version(package) for package in _PACKAGES},
+        "versions": _versions(),
         "tasks": {task: tasks[task] for task in sorted(tasks)},
     }
     partial = PATH.with_suffix(".partial")

@@ -55,10 +55,9 @@ class DMControlEnvironment:
     ) -> None:
         self.simulator = simulator
         # "arm/joints" is a leaf of a leaf: "arm.joints".
-        self._names = {name.replace("/", "."): name for name in simulator.observation_spec()}
-        leaves = {
-            path: LeafSpec("continuous", simulator.observation_spec()[name].shape) for path, name in self._names.items()
-        }
+        arrays = simulator.observation_spec()
+        self._names = {name.replace("/", "."): name for name in arrays}
+        leaves = {path: LeafSpec("continuous", arrays[name].shape) for path, name in self._names.items()}
         bounds = simulator.action_spec()
         action = LeafSpec("continuous", bounds.shape, low=_bound(bounds, "minimum"), high=_bound(bounds, "maximum"))
         self.spec = EpisodeSpec.of(unflatten(leaves), action)
@@ -103,7 +102,7 @@ def suite_environment(
     return build(simulator, simulator.task.random, zoom=_ZOOM.get(domain, 1.0), **options)
 
 
-def suite_names(suite: str) -> list[str]:
+def names_in(suite: str) -> list[str]:
     """Full names of the 51 tasks in ``suite``."""
     return sorted(f"{suite}/{domain}-{task}" for domain, task in _suite().ALL_TASKS)
 
@@ -143,7 +142,7 @@ def _suite() -> Any:
 SUITE = Suite(
     name="dm_control",
     description="DeepMind Control Suite from the simulator's state",
-    task_names=functools.partial(suite_names, "dm_control"),
+    task_names=functools.partial(names_in, "dm_control"),
     make_task=make_task,
     packages=("dm_control", "mujoco"),
     install=install_command("dm_control"),

@@ -12,16 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from gato.data_pipelines.environments import dm_control
 from gato.data_pipelines.environments.base import Observation, Task
-from gato.data_pipelines.environments.dm_control import (
-    SUITE as STATE_SUITE,
-)
-from gato.data_pipelines.environments.dm_control import (
-    DMControlEnvironment,
-    suite_environment,
-    suite_names,
-    suite_task,
-)
+from gato.data_pipelines.environments.dm_control import DMControlEnvironment
 from gato.data_pipelines.environments.offscreen import OffscreenRenderer
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
 
@@ -48,13 +41,15 @@ class PixelEnvironment(DMControlEnvironment):
 
 def make_task(name: str) -> Task:
     """The task "dm_control-pixels/DOMAIN-TASK"."""
-    return suite_task(name, functools.partial(suite_environment, name.partition("/")[2], PixelEnvironment))
+    return dm_control.suite_task(
+        name, functools.partial(dm_control.suite_environment, name.partition("/")[2], PixelEnvironment)
+    )
 
 
 SUITE = dataclasses.replace(
-    STATE_SUITE,
+    dm_control.SUITE,
     name="dm_control-pixels",
     description="DeepMind Control Suite from images; needs EGL or OSMesa",
-    task_names=functools.partial(suite_names, "dm_control-pixels"),
+    task_names=functools.partial(dm_control.names_in, "dm_control-pixels"),
     make_task=make_task,
 )

@@ -17,16 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from gato.data_pipelines.environments import dm_control
 from gato.data_pipelines.environments.base import Observation, SuiteError, Task, import_package
-from gato.data_pipelines.environments.dm_control import (
-    SUITE as BASE_SUITE,
-)
-from gato.data_pipelines.environments.dm_control import (
-    DMControlEnvironment,
-    suite_environment,
-    suite_names,
-    suite_task,
-)
+from gato.data_pipelines.environments.dm_control import DMControlEnvironment
 
 Ranges = tuple[tuple[float, float], tuple[float, float]]
 SMALL_RANGES: Ranges = ((0.9, 0.95), (1.05, 1.1))
@@ -106,19 +99,21 @@ def make_task(name: str) -> Task:
     """The task "dm_control-random-small/DOMAIN-TASK" or "dm_control-random-large/DOMAIN-TASK"."""
     suite, _, short = name.partition("/")
     ranges = SMALL_RANGES if suite == SMALL.name else LARGE_RANGES
-    return suite_task(name, functools.partial(suite_environment, short, RandomPhysicsEnvironment, ranges=ranges))
+    return dm_control.suite_task(
+        name, functools.partial(dm_control.suite_environment, short, RandomPhysicsEnvironment, ranges=ranges)
+    )
 
 
 SMALL = dataclasses.replace(
-    BASE_SUITE,
+    dm_control.SUITE,
     name="dm_control-random-small",
     description="DeepMind Control Suite, the physics drawn for each episode: times 0.9-0.95 or 1.05-1.1",
-    task_names=functools.partial(suite_names, "dm_control-random-small"),
+    task_names=functools.partial(dm_control.names_in, "dm_control-random-small"),
     make_task=make_task,
 )
 LARGE = dataclasses.replace(
     SMALL,
     name="dm_control-random-large",
     description="DeepMind Control Suite, the physics drawn for each episode: times 0.6-0.8 or 1.2-1.4",
-    task_names=functools.partial(suite_names, "dm_control-random-large"),
+    task_names=functools.partial(dm_control.names_in, "dm_control-random-large"),
 )

@@ -20,9 +20,10 @@ def _discrete(choose: Callable[[np.ndarray], int]) -> Expert:
     return lambda environment, rng: lambda observation: {"action": np.asarray(choose(_vector(observation)), np.int32)}
 
 
-def _continuous(limit: float, choose: Callable[[np.ndarray], float]) -> Expert:
+def _continuous(limit: float, choose: Callable[[np.ndarray], float | np.ndarray]) -> Expert:
     def act(observation: Observation) -> dict[str, np.ndarray]:
-        return {"action": np.clip([choose(_vector(observation))], -limit, limit).astype(np.float32)}
+        command = np.atleast_1d(choose(_vector(observation)))
+        return {"action": np.clip(command, -limit, limit).astype(np.float32)}
 
     return lambda environment, rng: act
 
@@ -50,6 +51,19 @@ def _pendulum(state: np.ndarray) -> float:
     return -10.0 * energy * np.sign(speed or 1.0)
 
 
+def _reacher(state: np.ndarray) -> np.ndarray:
+    """Inverse kinematics of the two links (0.1 m, 0.11 m), then gentle feedback: the reward charges for torque."""
+    angles, target, speeds = np.arctan2(state[2:4], state[:2]), state[4:6], state[6:8]
+    reach = np.clip(np.hypot(*target), 0.011, 0.209)
+    elbow = np.arccos((reach**2 - 0.1**2 - 0.11**2) / (2 * 0.1 * 0.11))
+    errors = []
+    for bend in (elbow, -elbow):
+        shoulder = np.arctan2(target[1], target[0]) - np.arctan2(0.11 * np.sin(bend), 0.1 + 0.11 * np.cos(bend))
+        turn = (shoulder - angles[0] + np.pi) % (2 * np.pi) - np.pi
+        errors.append(np.array([turn, bend - angles[1]]))
+    return 0.15 * min(errors, key=lambda error: float(np.abs(error).sum())) - 0.05 * speeds
+
+
 def _lander(environment: Any, rng: np.random.Generator) -> Policy:
     heuristic = import_package("gymnasium.envs.box2d.lunar_lander", "gymnasium").heuristic
     kind = np.int32 if environment.spec.actions["action"].modality == "discrete" else np.float32
@@ -74,4 +88,5 @@ EXPERTS: Mapping[str, Expert] = {
     "MountainCar-v0": _discrete(lambda state: 2 if state[1] > 0 else 0),
     "MountainCarContinuous-v0": _continuous(1.0, lambda state: 1.0 if state[1] >= 0 else -1.0),
     "Pendulum-v1": _continuous(2.0, _pendulum),
+    "Reacher-v5": _continuous(1.0, _reacher),
 }

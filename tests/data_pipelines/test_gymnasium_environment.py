@@ -87,6 +87,7 @@ def test_a_space_without_a_leaf_is_named():
         ("classic_control/MountainCarContinuous-v0", 80),
         ("classic_control/Pendulum-v1", -400),
         ("mujoco/InvertedPendulum-v5", 950),
+        ("mujoco/Reacher-v5", -8),
         ("box2d/LunarLander-v3", 150),
         ("box2d/LunarLanderContinuous-v3", 150),
     ],
