@@ -29,7 +29,15 @@ from gato.tokenizers.spec import EpisodeSpec, LeafSpec
 
 STARTER = ("GoToRedBall", "GoToLocal", "OpenDoor", "PickupLoc")
 _OBJECTS, _COLORS, _STATES = 11, 6, 3
+# These levels always ask for the same, so that no mission could be wrong.
+_ONE_MISSION = {
+    *("BlockedUnlockPickup", "GoToRedBall", "GoToRedBallGrey", "GoToRedBallNoDists", "KeyInBox"),
+    *("KeyCorridor", *(f"KeyCorridorS{size}" for size in ("3R1", "3R2", "3R3", "4R3", "5R3", "6R3"))),
+    *("OneRoomS8", "OneRoomS12", "OneRoomS16", "OneRoomS20", "OpenRedBlueDoors", "OpenRedBlueDoorsDebug"),
+    *("OpenRedDoor", "UnlockLocal", "UnlockLocalDist", "UnlockToUnlock"),
+}
 _ACTIONS = 7
+_PREFIX, _SUFFIX = "BabyAI-", "-v0"  # Of minigrid's identifiers.
 _FRAME = 160  # Pixels a side, about.
 _MISSION_DRAWS = 20
 # Separates the seeds of wrong missions from those of episodes.
@@ -121,7 +129,7 @@ def make_task(name: str) -> Task:
         random_score=random_score,
         expert_score=expert_score,
         noise=(0.0, 0.1, 0.2),
-        controls={} if level == "GoToRedBall" else {"wrong mission": {"mission": "wrong"}},
+        controls={} if level in _ONE_MISSION else {"wrong mission": {"mission": "wrong"}},
     )
 
 
@@ -129,15 +137,14 @@ def make_task(name: str) -> Task:
 def _levels() -> tuple[str, ...]:
     import_package("minigrid", "babyai")
     registry = import_package("gymnasium", "babyai").registry
-    prefix, suffix = "BabyAI-", "-v0"
-    names = sorted(name for name in registry if name.startswith(prefix) and name.endswith(suffix))
-    return tuple(name[len(prefix) : -len(suffix)] for name in names)
+    return tuple(sorted(name.removeprefix(_PREFIX).removesuffix(_SUFFIX) for name in registry if _PREFIX in name))
 
 
 def _make_simulator(level: str) -> Any:
     import_package("minigrid", "babyai")
     gymnasium = import_package("gymnasium", "babyai")
-    return gymnasium.make(f"BabyAI-{level}-v0", disable_env_checker=True).unwrapped
+    suffix = "" if level.endswith("-v1") else _SUFFIX  # one level is called so
+    return gymnasium.make(f"{_PREFIX}{level}{suffix}", disable_env_checker=True).unwrapped
 
 
 def _meaning(mission: str) -> list[str]:

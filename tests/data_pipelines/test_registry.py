@@ -19,7 +19,15 @@ from gato.data_pipelines.rollout import demonstration
 from gato.data_pipelines.store import Store
 
 PAGE = Path(__file__).parents[2] / "docs" / "suites.md"
-COUNTS = {"ale": 104, "dm_control": 51, "dm_control-random-large": 51, "metaworld": 50, "mujoco": 11, "robotics": 113}
+COUNTS = {
+    "ale": 104,
+    "babyai": 96,
+    "dm_control": 51,
+    "dm_control-random-large": 51,
+    "metaworld": 50,
+    "mujoco": 11,
+    "robotics": 113,
+}
 
 
 def test_the_suites_offer_their_tasks():
@@ -27,7 +35,6 @@ def test_the_suites_offer_their_tasks():
     assert names == sorted(set(names))
     for suite, count in COUNTS.items():
         assert sum(name.startswith(f"{suite}/") for name in names) == count
-    assert sum(name.startswith("babyai/") for name in names) >= 95
 
 
 def test_names_come_without_a_simulator():
