@@ -8,6 +8,7 @@ Without names: the tasks of the starter mixture. Results are merged into ``envir
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -15,22 +16,34 @@ import sys
 
 import numpy as np
 
-from gato.data_pipelines.environments.base import EVALUATION_SEED, Environment, ExpertError, Policy, Task
+from gato.data_pipelines.environments.base import (
+    EVALUATION_SEED,
+    Environment,
+    ExpertError,
+    NoExpert,
+    Observation,
+    Policy,
+    Task,
+)
 from gato.data_pipelines.environments.references import PATH, load_references
 from gato.data_pipelines.environments.registry import get_task
-from gato.data_pipelines.rollout import random_policy, rollout
+from gato.data_pipelines.rollout import random_policy
 from gato.data_pipelines.starter import starter_tasks
 from gato.tokenizers.errors import GatoError
 
 # Beyond the seeds of the evaluations with --seed 0 to 9.
 FIRST_SEED = EVALUATION_SEED + 100_000
-_PACKAGES = ("ale-py", "dm_control", "metaworld", "minigrid", "mujoco", "numpy")
+_PACKAGES = (
+    *("ale-py", "box2d", "dm_control", "gymnasium", "gymnasium-robotics"),
+    *("metaworld", "minigrid", "mujoco", "numpy"),
+)
 
 
 def measure(task: Task, episodes: int) -> dict[str, object]:
-    """Mean score of uniformly random actions and of the expert over ``episodes`` episodes without noise."""
+    """Mean score of uniformly random actions, and of the expert if there is one, over ``episodes`` without noise."""
     environment = task.make()
-    scores: dict[str, list[float]] = {"random": [], "expert": []}
+    agents = ("random",) if isinstance(task.expert, NoExpert) else ("random", "expert")
+    scores: dict[str, list[float]] = {agent: [] for agent in agents}
     for index in range(episodes):
         rng = np.random.default_rng([FIRST_SEED, index])
         for agent, values in scores.items():
@@ -43,14 +56,21 @@ def measure(task: Task, episodes: int) -> dict[str, object]:
     return record | {"episodes": episodes, "metric": task.metric, "max_steps": task.max_steps}
 
 
-def _score(task: Task, environment: Environment, policy: Policy, observation: dict) -> float:
-    """One episode's score; an expert that gives up has failed."""
-    success = task.metric == "success"
-    try:
-        episode = rollout(environment, policy, observation, steps_after_success=0 if success else None)
-    except ExpertError:
-        return 0.0
-    return float(episode.metadata.get("success", False)) if success else float(episode.rewards.sum(dtype=np.float64))
+def _score(task: Task, environment: Environment, policy: Policy, observation: Observation) -> float:
+    """One episode's score, from which nothing is kept; an expert that gives up has failed."""
+    score, done = 0.0, False
+    while not done:
+        try:
+            action = policy(observation)
+        except ExpertError:
+            return 0.0
+        observation, reward, terminated, truncated, info = environment.step(action)
+        done = terminated or truncated
+        if task.metric == "return":
+            score += reward
+        elif info.get("success"):
+            return 1.0
+    return score
 
 
 def _standard_error(values: list[float]) -> float:
@@ -68,8 +88,17 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--episodes must be at least 2, got {options.episodes}")
     for name in options.tasks or starter_tasks():
         record = measure(get_task(name), options.episodes)
-        print(f"{name}: random {record['random']}, expert {record['expert']}", flush=True)
+        print(f"{name}: random {record['random']}, expert {record.get('expert', 'none')}", flush=True)
         _merge(name, record)
+
+
+def _versions() -> dict[str, str]:
+    """Of the simulators that are installed."""
+    found = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
 
 
 def _merge(name: str, record: dict[str, object]) -> None:
@@ -79,7 +108,7 @@ def _merge(name: str, record: dict[str, object]) -> None:
     about = {
         "made_with": "python -m gato.data_pipelines.measure_references",
         "protocol": "no noise, evaluation seeds; share of episodes with success at any step, or mean return",
-        "versions": {package: importlib.metadata.version(package) for package in _PACKAGES},
+        "versions": _versions(),
         "tasks": {task: tasks[task] for task in sorted(tasks)},
     }
     partial = PATH.with_suffix(".partial")

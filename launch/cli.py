@@ -1,4 +1,4 @@
-"""The command line: ``gato {quickstart,collect,data,plan,train,evaluate,report}``.
+"""The command line: ``gato {quickstart,suites,collect,data,plan,train,evaluate,report}``.
 
 Exit status: 0 on success; 2 on a mistake of the user, with one line on stderr (``GATO_DEBUG=1`` shows the traceback);
 130 after Ctrl-C and 143 after SIGTERM, when the same command goes on where it stopped; 75 where a run of several
@@ -79,6 +79,14 @@ def build_parser() -> argparse.ArgumentParser:
     quickstart.add_argument(
         "--out", type=Path, default=Path("runs/quickstart"), metavar="RUN", help="the run directory"
     )
+
+    suites = command(
+        "suites",
+        "list the suites of tasks, what is installed, and how to install the rest; or the tasks of one",
+        "  gato suites\n  gato suites dm_control\n  gato suites ale --json",
+    )
+    suites.add_argument("suite", nargs="?", metavar="SUITE", help="list its tasks: leaves, metric, limit, scores")
+    suites.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
     collect = command(
         "collect",

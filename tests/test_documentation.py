@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from gato.data_pipelines.environments.registry import DOCUMENTS, SUITES, get_source
+from gato.data_pipelines.environments.registry import DOCUMENTS, get_source, our_suites
 from gato.launch.cli import build_parser, parse
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-PARTS = {name.partition("/")[0] for name in (*SUITES, *DOCUMENTS)}
+PARTS = {name.partition("/")[0] for name in (*our_suites(), *DOCUMENTS)}
 SOURCE = re.compile(rf"(?<![\w/])(?:{'|'.join(sorted(PARTS))})/[A-Za-z0-9][\w-]*(?![\w/.*])")
 
 

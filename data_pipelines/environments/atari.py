@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gato.data_pipelines.environments.base import Action, Observation, Task, UnknownTaskError, import_package
+from gato.data_pipelines.environments.base import Action, Observation, Task, import_package, install_command
 from gato.data_pipelines.environments.references import reference_scores
+from gato.data_pipelines.environments.suite import Suite
 from gato.data_pipelines.experts.breakout import BALL_Y, BreakoutExpert
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
 
@@ -43,7 +44,7 @@ class BreakoutEnvironment:
     spec = EpisodeSpec.of({"image": LeafSpec("image", (HEIGHT, WIDTH, 3))}, LeafSpec("discrete", values=len(ACTIONS)))
 
     def __init__(self, blank: bool = False) -> None:
-        self._ale_py = import_package("ale_py", "atari")
+        self._ale_py = import_package("ale_py", "ale")
         self._ale_py.ALEInterface.setLoggerMode(self._ale_py.LoggerMode.Error)
         self._console: ale_py.ALEInterface = self._ale_py.ALEInterface()
         self._console.setInt("frame_skip", _FRAME_SKIP)
@@ -89,15 +90,8 @@ class BreakoutEnvironment:
         return {"image": np.zeros_like(self._image) if self._blank else self._image}
 
 
-def task_names() -> list[str]:
-    import_package("ale_py", "atari")
-    return ["atari/breakout"]
-
-
 def make_task(name: str) -> Task:
     """The task "atari/breakout"; ``make(blank=True)`` hides the screen."""
-    if name not in task_names():
-        raise UnknownTaskError(f"unknown task {name!r}; there is {', '.join(task_names())}")
     random_score, expert_score = reference_scores(name)
     return Task(
         name=name,
@@ -110,3 +104,13 @@ def make_task(name: str) -> Task:
         noise=(0.0, 0.1, 0.3),
         controls={"blank": {"blank": True}},
     )
+
+
+SUITE = Suite(
+    name="atari",
+    description="Atari Breakout made small for the starter mixture",
+    task_names=lambda: ["atari/breakout"],
+    make_task=make_task,
+    packages=("ale_py",),
+    install=install_command("ale"),
+)

@@ -13,21 +13,31 @@ agent reads the mission of another episode, the task itself stays. A policy that
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import io
 from typing import Any, Literal
 
 import numpy as np
 
-from gato.data_pipelines.environments.base import Action, Observation, Task, import_package
+from gato.data_pipelines.environments.base import Action, Observation, Task, import_package, install_command
 from gato.data_pipelines.environments.references import reference_scores
+from gato.data_pipelines.environments.suite import Suite
 from gato.data_pipelines.experts.babyai_bot import bot_policy
 from gato.tokenizers.errors import GatoError
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
 
 STARTER = ("GoToRedBall", "GoToLocal", "OpenDoor", "PickupLoc")
 _OBJECTS, _COLORS, _STATES = 11, 6, 3
+# These levels always ask for the same, so that no mission could be wrong.
+_ONE_MISSION = {
+    *("BlockedUnlockPickup", "GoToRedBall", "GoToRedBallGrey", "GoToRedBallNoDists", "KeyInBox"),
+    *("KeyCorridor", *(f"KeyCorridorS{size}" for size in ("3R1", "3R2", "3R3", "4R3", "5R3", "6R3"))),
+    *("OneRoomS8", "OneRoomS12", "OneRoomS16", "OneRoomS20", "OpenRedBlueDoors", "OpenRedBlueDoorsDebug"),
+    *("OpenRedDoor", "UnlockLocal", "UnlockLocalDist", "UnlockToUnlock"),
+}
 _ACTIONS = 7
+_PREFIX, _SUFFIX = "BabyAI-", "-v0"  # Of minigrid's identifiers.
 _FRAME = 160  # Pixels a side, about.
 _MISSION_DRAWS = 20
 # Separates the seeds of wrong missions from those of episodes.
@@ -100,13 +110,14 @@ class BabyAIEnvironment:
         raise GatoError(f'level {self._level!r} has one mission only: mission="wrong" cannot be a control there')
 
 
-def task_names() -> list[str]:
-    return [f"{suite}/{level}" for suite in ("babyai", "babyai-raw") for level in _levels()]
+def _names(suite: str) -> list[str]:
+    return [f"{suite}/{level}" for level in _levels()]
 
 
 def make_task(name: str) -> Task:
+    """The task "babyai/LEVEL" or "babyai-raw/LEVEL"."""
     suite, _, level = name.partition("/")
-    random_score, expert_score = reference_scores(f"babyai/{level}")
+    random_score, expert_score = reference_scores(name)
     simulator = _make_simulator(level)
     _reset(simulator, 0)
     return Task(
@@ -118,7 +129,7 @@ def make_task(name: str) -> Task:
         random_score=random_score,
         expert_score=expert_score,
         noise=(0.0, 0.1, 0.2),
-        controls={} if level == "GoToRedBall" else {"wrong mission": {"mission": "wrong"}},
+        controls={} if level in _ONE_MISSION else {"wrong mission": {"mission": "wrong"}},
     )
 
 
@@ -126,15 +137,14 @@ def make_task(name: str) -> Task:
 def _levels() -> tuple[str, ...]:
     import_package("minigrid", "babyai")
     registry = import_package("gymnasium", "babyai").registry
-    prefix, suffix = "BabyAI-", "-v0"
-    names = sorted(name for name in registry if name.startswith(prefix) and name.endswith(suffix))
-    return tuple(name[len(prefix) : -len(suffix)] for name in names)
+    return tuple(sorted(name.removeprefix(_PREFIX).removesuffix(_SUFFIX) for name in registry if _PREFIX in name))
 
 
 def _make_simulator(level: str) -> Any:
     import_package("minigrid", "babyai")
     gymnasium = import_package("gymnasium", "babyai")
-    return gymnasium.make(f"BabyAI-{level}-v0", disable_env_checker=True).unwrapped
+    suffix = "" if level.endswith("-v1") else _SUFFIX  # one level is called so
+    return gymnasium.make(f"{_PREFIX}{level}{suffix}", disable_env_checker=True).unwrapped
 
 
 def _meaning(mission: str) -> list[str]:
@@ -146,3 +156,19 @@ def _reset(simulator: Any, seed: int) -> dict[str, Any]:
     with contextlib.redirect_stdout(io.StringIO()):  # minigrid prints every layout that it rejects
         observation, _ = simulator.reset(seed=seed)
     return observation
+
+
+SUITE = Suite(
+    name="babyai",
+    description="BabyAI: instructions in a grid world seen through a 7x7 window; one value a cell",
+    task_names=functools.partial(_names, "babyai"),
+    make_task=make_task,
+    packages=("minigrid", "gymnasium"),
+    install=install_command("babyai"),
+)
+RAW = dataclasses.replace(
+    SUITE,
+    name="babyai-raw",
+    description="BabyAI with three values a cell, as the Gato paper shows it",
+    task_names=functools.partial(_names, "babyai-raw"),
+)

@@ -2,8 +2,7 @@
 
 An environment speaks in named leaves: what it returns and accepts are flat dictionaries ``path -> value`` of one
 timestep that match its `EpisodeSpec`. A task adds what collecting and evaluating need: an expert, a metric, a step
-limit, the reference scores. A suite is a module with two functions, ``task_names() -> list[str]`` (full names,
-"suite/task") and ``make_task(name: str) -> Task``; `registry` finds it, or the entry point of a user's package.
+limit, the reference scores. Tasks come in suites (`suite`), which `registry` finds.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import dataclasses
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NoReturn, Protocol
 
 import numpy as np
 
@@ -30,6 +29,10 @@ EVALUATION_SEED = 1_000_000
 
 class MissingSuiteError(GatoError):
     """The package of a suite is not installed; the message holds the one command that mends it."""
+
+
+class SuiteError(GatoError):
+    """A suite's entry point leads nowhere, or to something that is no suite."""
 
 
 class UnknownTaskError(GatoError):
@@ -59,6 +62,16 @@ class Environment(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class NoExpert:
+    """Stands in for `Task.expert` where nobody wrote one."""
+
+    task: str
+
+    def __call__(self, environment: Any, rng: np.random.Generator) -> NoReturn:
+        raise ExpertError(f"task {self.task!r} has no built-in expert; import demonstrations of it instead")
+
+
+@dataclasses.dataclass(frozen=True)
 class Task:
     """A task that can be collected and evaluated.
 
@@ -67,10 +80,11 @@ class Task:
       make: builds the environment; keyword options are the suite's own (e.g. ``mission="wrong"`` in BabyAI).
       expert: called after every ``reset`` with the environment and a generator; returns the policy of that episode.
         The policy may read the simulator's state and what was last executed: experts may see more than an agent.
+        `NoExpert` where there is none.
       metric: "success" (share of episodes with ``info["success"]`` at any step) or "return" (sum of rewards).
       max_steps: limit of an episode; the environment truncates there.
-      random_score, expert_score: of uniformly random actions and of `expert`, same protocol, measured by
-        `measure_references`; NaN where nobody measured.
+      random_score, expert_score: of uniformly random actions and of an expert under the same protocol, see
+        `references`; NaN where nobody measured.
       noise: levels of DART noise, cycled over the collected episodes. A level is the standard deviation of Gaussian
         noise in units of half an action's range (continuous), or the probability of a random value (discrete).
       steps_after_success: where to cut a demonstration; ``None`` keeps the whole episode.
@@ -105,12 +119,16 @@ class DocumentSource:
     episodes: Callable[[int, int], Iterator[Episode]]
 
 
-def import_package(package: str, suite: str) -> ModuleType:
-    """Imports ``package`` for ``suite``. Raises `MissingSuiteError` if it is not installed."""
+def install_command(extra: str) -> str:
+    """The one command that installs an extra of ours."""
+    return f'in the checkout: pip install --constraint constraints.txt --editable ".[{extra}]"'
+
+
+def import_package(package: str, extra: str) -> ModuleType:
+    """Imports ``package``, which our ``extra`` installs. Raises `MissingSuiteError` if it is not there."""
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
         raise MissingSuiteError(
-            f"suite {suite!r} needs the package {error.name or package!r}, which is not installed: "
-            'in the checkout: pip install -e ".[suites]"'
+            f"package {error.name or package!r} is not installed: {install_command(extra)}"
         ) from error

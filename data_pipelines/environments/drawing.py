@@ -29,7 +29,8 @@ class SceneDrawer:
 
     Args:
       model: ``mujoco.MjModel`` (dm_control's wrapper works too).
-      camera: name or index of the camera to look through.
+      camera: name or index of the camera to look through; a model without cameras is seen from the place that MuJoCo
+        proposes.
       size: side of the square picture in pixels.
       zoom: magnifies the middle of the picture.
     """
@@ -74,11 +75,27 @@ class SceneDrawer:
 
     def _project(self, data: Any, points: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
         """World points [n, 3] -> pixels [n, 2] and depth [n]; a MuJoCo camera looks along its -z axis."""
-        local = (points - data.cam_xpos[self._camera]) @ data.cam_xmat[self._camera].reshape(3, 3)
+        if self._model.ncam:
+            place, axes = data.cam_xpos[self._camera], data.cam_xmat[self._camera].reshape(3, 3)
+            view = self._model.cam_fovy[self._camera]
+        else:
+            (place, axes), view = self._free_camera(), self._model.vis.global_.fovy
+        local = (points - place) @ axes
         depth = -local[:, 2]
-        scale = 0.5 * self._zoom * side / np.tan(np.deg2rad(self._model.cam_fovy[self._camera]) / 2)
+        scale = 0.5 * self._zoom * side / np.tan(np.deg2rad(view) / 2)
         safe = np.maximum(depth, _NEAR)[:, None]
         return np.array([1, -1]) * local[:, :2] * scale / safe + side / 2, depth
+
+    def _free_camera(self) -> tuple[np.ndarray, np.ndarray]:
+        """Place [3] and axes [3, 3] of MuJoCo's own camera when it opens a model: all of it, from above."""
+        settings, extent = self._model.vis.global_, self._model.stat.extent
+        azimuth, elevation = np.deg2rad(settings.azimuth), np.deg2rad(settings.elevation)
+        level = np.array([np.cos(azimuth), np.sin(azimuth), 0.0])
+        forward = np.cos(elevation) * level + [0, 0, np.sin(elevation)]
+        right = np.array([level[1], -level[0], 0.0])
+        return self._model.stat.center - 1.5 * extent * forward, np.stack(
+            [right, np.cross(right, forward), -forward], 1
+        )
 
     def _silhouette(self, pixels: np.ndarray) -> np.ndarray:
         """The convex outline: the extreme point in each direction around the circle."""

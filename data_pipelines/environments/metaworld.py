@@ -9,15 +9,17 @@ for its 50 goals. Success counts at any step within 200.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from typing import Any
 
 import numpy as np
 
-from gato.data_pipelines.environments.base import Action, Observation, Task, import_package
+from gato.data_pipelines.environments.base import Action, Observation, Task, import_package, install_command
 from gato.data_pipelines.environments.drawing import SceneDrawer
 from gato.data_pipelines.environments.references import reference_scores
+from gato.data_pipelines.environments.suite import Suite
 from gato.data_pipelines.experts.scripted import scripted_policy
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
 
@@ -102,13 +104,14 @@ class MetaWorldEnvironment:
         return {path: self.state[part].astype(np.float32) for path, part in self._leaves.items()}
 
 
-def task_names() -> list[str]:
-    return [f"{suite}/{name}" for suite in ("metaworld", "metaworld-full") for name in sorted(_simulators())]
+def _names(suite: str) -> list[str]:
+    return [f"{suite}/{name}" for name in sorted(_simulators())]
 
 
 def make_task(name: str) -> Task:
+    """The task "metaworld/NAME" or "metaworld-full/NAME"."""
     suite, _, task = name.partition("/")
-    random_score, expert_score = reference_scores(f"metaworld/{task}")
+    random_score, expert_score = reference_scores(name)
     return Task(
         name=name,
         make=functools.partial(MetaWorldEnvironment, task, full=suite == "metaworld-full"),
@@ -126,3 +129,19 @@ def _simulators() -> dict[str, Any]:
     # Nothing here renders with OpenGL; without this, importing MuJoCo's packages looks for a display.
     os.environ.setdefault("MUJOCO_GL", "disabled")
     return import_package("metaworld.env_dict", "metaworld").ALL_V3_ENVIRONMENTS
+
+
+SUITE = Suite(
+    name="metaworld",
+    description="Meta-World MT50: one arm, 50 manipulation tasks, in 14 numbers",
+    task_names=functools.partial(_names, "metaworld"),
+    make_task=make_task,
+    packages=("metaworld", "mujoco"),
+    install=install_command("metaworld"),
+)
+FULL = dataclasses.replace(
+    SUITE,
+    name="metaworld-full",
+    description="Meta-World with the package's whole 39 numbers, as the Gato paper shows it",
+    task_names=functools.partial(_names, "metaworld-full"),
+)

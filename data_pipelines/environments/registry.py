@@ -1,33 +1,25 @@
-"""Tasks by name: the built-in suites, and suites that other packages offer under the entry-point group ``gato.tasks``.
+"""Tasks by name. Suites are entry points of the group ``gato.suites``; ours stand in pyproject.toml like anybody's::
 
-A user's package adds a suite without touching this project::
+    [project.entry-points."gato.suites"]
+    my-robots = "my_package.suite:SUITE"      # a `Suite`
 
-    [project.entry-points."gato.tasks"]
-    my-robots = "my_package.suite"      # a module with task_names() and make_task(name), see `base`
-
-and ``get_task("my-robots/stack-cups")`` finds it.
+and ``get_task("my-robots/stack-cups")`` finds it. docs/suites.md has a complete example.
 """
 
 from __future__ import annotations
 
 import importlib
 from importlib import metadata
-from typing import Any
 
-from gato.data_pipelines.environments.base import DocumentSource, MissingSuiteError, Task, UnknownTaskError
+from gato.data_pipelines.environments import catalogue
+from gato.data_pipelines.environments.base import DocumentSource, MissingSuiteError, SuiteError, Task, UnknownTaskError
+from gato.data_pipelines.environments.suite import Suite
 from gato.tokenizers.errors import suggest
 
-ENTRY_POINTS = "gato.tasks"
-_PACKAGE = "gato.data_pipelines.environments"
-SUITES = {
-    "atari": f"{_PACKAGE}.atari",
-    "babyai": f"{_PACKAGE}.babyai",
-    "babyai-raw": f"{_PACKAGE}.babyai",
-    "dm_control": f"{_PACKAGE}.dm_control",
-    "metaworld": f"{_PACKAGE}.metaworld",
-    "metaworld-full": f"{_PACKAGE}.metaworld",
-    "sokoban": f"{_PACKAGE}.sokoban",
-}
+ENTRY_POINTS = "gato.suites"
+# Suites that only this process knows: name -> "module:attribute" as in an entry point. Programs and tests add to it.
+SUITES: dict[str, str] = {}
+_OURS = "gato.data_pipelines.environments."
 
 # Name -> module in `sources`, its function ``(count, seed) -> episodes``, its spec.
 DOCUMENTS = {
@@ -43,17 +35,22 @@ def get_task(name: str) -> Task:
     Raises:
       UnknownTaskError: no such suite or task; the message suggests the nearest names.
       MissingSuiteError: the suite's package is not installed.
+      SuiteError: the suite itself is broken.
     """
-    suite = name.partition("/")[0]
-    offered = _suites()
-    if suite not in offered:
-        raise UnknownTaskError(f"unknown suite {suite!r} in task {name!r}; {suggest(name, list_tasks(), offered)}")
-    module = _load(offered[suite])
-    names = module.task_names()
+    prefix = name.partition("/")[0]
+    offered = _offered()
+    if prefix not in offered:
+        raise UnknownTaskError(f"unknown suite {prefix!r} in task {name!r}; {suggest(name, list_tasks(), offered)}")
+    suite = _load(prefix, offered[prefix])
+    missing = suite.missing()
+    if missing:
+        raise MissingSuiteError(
+            f"suite {prefix!r} needs {', '.join(missing)}, which is not installed: {suite.install or 'install it'}"
+        )
+    names = suite.task_names()
     if name not in names:
-        own = [other for other in names if other.startswith(f"{suite}/")]
-        raise UnknownTaskError(f"unknown task {name!r}; {suggest(name, own)}")
-    return module.make_task(name)
+        raise UnknownTaskError(f"unknown task {name!r}; {suggest(name, names)}")
+    return suite.make_task(name)
 
 
 def get_source(name: str) -> Task | DocumentSource:
@@ -68,21 +65,76 @@ def get_source(name: str) -> Task | DocumentSource:
 
 
 def list_tasks() -> list[str]:
-    """Names of all tasks whose simulators are installed, sorted."""
+    """Names of all tasks whose simulators are installed, sorted. A broken suite has none."""
     names: set[str] = set()
-    for module in {id(suite): suite for suite in map(_load, _suites().values())}.values():
+    for name, point in _offered().items():
         try:
-            names.update(module.task_names())
-        except MissingSuiteError:
+            suite = _load(name, point)
+            if not suite.missing():
+                names.update(_tasks(suite))
+        except (SuiteError, MissingSuiteError):
             continue
     return sorted(names)
 
 
-def _suites() -> dict[str, Any]:
-    """Suite -> module name or entry point. An entry point cannot replace a built-in suite."""
-    offered: dict[str, Any] = {point.name: point for point in metadata.entry_points(group=ENTRY_POINTS)}
-    return {**offered, **SUITES}
+def suite_tasks(name: str) -> list[str]:
+    """The suite's tasks, sorted; ours come from the catalogue: no simulator is loaded, nor has to be there."""
+    return _tasks(get_suite(name))
 
 
-def _load(suite: Any) -> Any:
-    return importlib.import_module(suite) if isinstance(suite, str) else suite.load()
+def suite_names() -> list[str]:
+    """All suites that are offered, installed or not, sorted. Raises `SuiteError` where our own are not among them."""
+    return sorted(_offered())
+
+
+def our_suites() -> list[str]:
+    """Those of this package, sorted."""
+    return [name for name, point in sorted(_offered().items()) if point.value.startswith(_OURS)]
+
+
+def get_suite(name: str) -> Suite:
+    """The suite of this name.
+
+    Raises:
+      UnknownTaskError: nobody offers it.
+      SuiteError: it cannot be loaded, or is no `Suite` of this name; the message says whose it is.
+    """
+    offered = _offered()
+    if name not in offered:
+        raise UnknownTaskError(f"unknown suite {name!r}; {suggest(name, offered)}")
+    return _load(name, offered[name])
+
+
+def _offered() -> dict[str, metadata.EntryPoint]:
+    """Suite -> entry point. Nobody replaces ours, and of two others the first on the path counts."""
+    others: dict[str, metadata.EntryPoint] = {}
+    ours: dict[str, metadata.EntryPoint] = {}
+    for point in metadata.entry_points(group=ENTRY_POINTS):
+        (ours if point.value.startswith(_OURS) else others).setdefault(point.name, point)
+    if not ours:
+        raise SuiteError(
+            "the installed gato-jax names no suites, so it is older than this code; in the checkout: "
+            "pip install --constraint constraints.txt --editable ."
+        )
+    local = {name: metadata.EntryPoint(name, value, ENTRY_POINTS) for name, value in SUITES.items()}
+    return {**others, **local, **ours}
+
+
+def _load(name: str, point: metadata.EntryPoint) -> Suite:
+    where = f"suite {name!r} ({point.value}{f' of {point.dist.name}' if point.dist else ''})"
+    try:
+        suite = point.load()
+    except Exception as error:  # a stranger's module may fail in any way, and must not take the others along
+        raise SuiteError(f"{where} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not isinstance(suite, Suite):
+        functions = [getattr(suite, function, None) for function in ("task_names", "make_task")]
+        if None in functions:
+            raise SuiteError(f"{where} is no Suite but a {type(suite).__name__}, without task_names and make_task")
+        return Suite(name, "", *functions)  # a module with the two functions is enough
+    if suite.name != name:
+        raise SuiteError(f"{where} calls itself {suite.name!r}: entry point and Suite.name must agree")
+    return suite
+
+
+def _tasks(suite: Suite) -> list[str]:
+    return sorted(catalogue.task_names(suite.name) or suite.task_names())

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gato.data_pipelines.environments.base import EVALUATION_SEED, Action, Observation, Task, UnknownTaskError
+from gato.data_pipelines.environments.base import EVALUATION_SEED, Action, Observation, Task
 from gato.data_pipelines.environments.references import reference_scores
 from gato.data_pipelines.environments.sokoban_levels import MOVES, SIZE, UNSOLVABLE, Level, generate
+from gato.data_pipelines.environments.suite import Suite
 from gato.data_pipelines.experts.sokoban import SokobanExpert
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
 
@@ -72,14 +73,8 @@ class SokobanEnvironment:
         return {"image": _TILES[codes].swapaxes(1, 2).reshape(SIZE * TILE, SIZE * TILE, 3)}
 
 
-def task_names() -> list[str]:
-    return list(_TASKS)
-
-
 def make_task(name: str) -> Task:
     """Tasks "sokoban/7x7-1box" and "sokoban/7x7-2box"; see the module's docstring."""
-    if name not in _TASKS:
-        raise UnknownTaskError(f"unknown task {name!r}; there are {', '.join(_TASKS)}")
     boxes, max_steps = _TASKS[name]
     random_score, expert_score = reference_scores(name)
     return Task(
@@ -120,3 +115,10 @@ def _draw_tiles() -> NDArray[np.uint8]:
 
 
 _TILES = _draw_tiles()
+
+SUITE = Suite(
+    name="sokoban",
+    description="Sokoban from pixels, our own generator: 7x7 levels with one or two boxes",
+    task_names=lambda: list(_TASKS),
+    make_task=make_task,
+)

@@ -7,11 +7,11 @@ Angles are in radians, 0 is upright; the gains were chosen on one seed and score
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
-from gato.data_pipelines.environments.base import Action, ExpertError, Observation, Policy, import_package
+from gato.data_pipelines.environments.base import Action, Observation, Policy, import_package
 
 _GRAVITY = 9.81
 
@@ -75,12 +75,6 @@ def cartpole_policy(environment: Any, rng: np.random.Generator) -> Policy:
         return np.array([1.2 * energy * speed * np.cos(angle) - 0.35 * position - 0.25 * velocity])
 
     return _policy(command)
-
-
-def no_policy(name: str, environment: Any, rng: np.random.Generator) -> NoReturn:
-    """Stands in for an expert where nobody wrote one."""
-    del environment, rng
-    raise ExpertError(f"task {name!r} has no built-in expert; import demonstrations of it instead")
 
 
 def _policy(command: Callable[[], np.ndarray]) -> Policy:

@@ -99,7 +99,7 @@ def _document(room: Room, index: int, texts: dict[str, str], metadata: dict[str,
 
 def _rooms(rng: np.random.Generator, held_out: bool) -> Iterator[Room]:
     """Endless rooms of two to four objects; MiniGrid places objects and agent at random."""
-    levels = import_package("minigrid.envs.babyai.goto", "captions")
+    levels = import_package("minigrid.envs.babyai.goto", "babyai")
     simulators = [levels.GoToLocal(room_size=CELLS + 2, num_dists=count) for count in _OBJECTS]
     while True:
         simulator = simulators[rng.integers(len(simulators))]
