@@ -29,6 +29,7 @@ from gato.inference.chunk import Piece, lengths, pack, rounded, used
 from gato.inference.generate import generate
 from gato.inference.memory import Memory
 from gato.inference.observations import split_actions, stack_observations
+from gato.inference.stream import TextStream
 from gato.model.cache import Cache, init_cache
 from gato.recipes.recipe import Conditioning, get_recipe
 from gato.tokenizers.errors import GatoError, SpecError, suggest
@@ -280,6 +281,36 @@ class Agent:
             temperature=self.recipe.decoding.text_temperature if temperature is None else temperature,
             limit=limit,
             begin=begin,
+        )
+
+    def stream(
+        self,
+        source: str,
+        document: Mapping[str, Any],
+        *,
+        begin: str = "",
+        stop: Sequence[str] = (),
+        temperature: float | None = None,
+        limit: int = 64,
+    ) -> TextStream:
+        """One text of `generate`, piece by piece while it is written, without `begin`.
+
+        ``stop``: strings that end it. Prompt and text stay within the length of a training row.
+        """
+        self._calls += 1
+        return TextStream(
+            self.meta.model,
+            self.params,
+            self.tokenizer,
+            document,
+            self.source(source)[1].spec,
+            # As the first batch of `generate`: the same seed, the same text.
+            key=jax.random.fold_in(jax.random.fold_in(self._key, self._calls), 0),
+            temperature=self.recipe.decoding.text_temperature if temperature is None else temperature,
+            limit=limit,
+            context=self.meta.length,
+            begin=begin,
+            stop=stop,
         )
 
     def _active(self) -> _Session:
