@@ -166,6 +166,8 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument("--limit", type=_positive, default=64, metavar="N", help="most tokens (default 64)")
     generate.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends the text; may be repeated")
     generate.add_argument("--temperature", type=_not_negative, metavar="T", help="0: greedy (default: the recipe's)")
+    generate.add_argument("--top-k", type=_positive, metavar="K", help="draw from the K likeliest tokens only")
+    generate.add_argument("--top-p", type=_share, metavar="P", help="draw from the likeliest that have P together")
     generate.add_argument("--seed", type=_natural, default=0, help="decides what is drawn (default 0)")
 
     serve = command(
@@ -186,6 +188,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("--max-message", type=_positive, default=16, metavar="MIB", help="largest message (default 16)")
     serve.add_argument("--temperature", type=_not_negative, metavar="T", help="0: greedy (default: the recipe's)")
+    serve.add_argument("--top-k", type=_positive, metavar="K", help="draw from the K likeliest tokens only")
+    serve.add_argument("--top-p", type=_share, metavar="P", help="draw from the likeliest that have P together")
+    serve.add_argument(
+        "--memory", choices=("window", "sliding", "memory"), default="window", help="of a full row (default: window)"
+    )
     serve.add_argument("--seed", type=_natural, default=0, help="decides what is drawn (default 0)")
 
     report = command(

@@ -18,7 +18,7 @@ def run(arguments: argparse.Namespace) -> None:
     enable_compilation_cache()
     agent = Agent.from_checkpoint(arguments.checkpoint, arguments.seed)
     source, document = make_document(agent.meta.sources, arguments.image, arguments.question, arguments.source)
-    options = {"temperature": arguments.temperature, "limit": arguments.limit, "stop": arguments.stop}
+    options = {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p", "limit", "stop")}
     try:
         if arguments.chat:
             converse(Chat(agent, source, document, arguments.prompt or PROMPT, **options))

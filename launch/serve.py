@@ -10,6 +10,7 @@ import sys
 
 from gato.evaluation.demonstrations import run_directory
 from gato.inference.agent import Agent
+from gato.inference.sampler import Sampling
 from gato.serving.limits import TOKEN_VARIABLE, Limits, ServeError, check_address, read_token
 from gato.training.checkpoint import load_for_inference
 from gato.training.setup import enable_compilation_cache
@@ -32,6 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_address(arguments.host, token)
     if token is None:
         _say(f"warning: no token (--token-file, {TOKEN_VARIABLE}): every program on this machine may use the server")
+    Sampling.of(arguments.temperature or 0.0, arguments.top_k, arguments.top_p)  # refused now, not when one connects
     enable_compilation_cache()
     params, meta = load_for_inference(arguments.checkpoint)
     policy = Policy(
@@ -39,6 +41,9 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.sessions,
         run_directory(arguments.checkpoint),
         temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        memory=arguments.memory,
     )
     for source in arguments.warm:
         _say(f"compiling for {source}")

@@ -9,10 +9,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gato.inference import writing
-from gato.inference.chunk import Piece, lengths, pack, rounded, used
+from gato.inference.history import History
+from gato.inference.sampler import Sampling, fold_each
 from gato.model.cache import init_cache
 from gato.model.config import ModelConfig
 from gato.tokenizers.errors import SpecError
@@ -22,6 +24,7 @@ from gato.tokenizers.text import TextTokenizer
 from gato.tokenizers.token_sequence import TokenSequence, concatenate
 
 BATCH = 64
+ROUNDING = 16  # of the texts' lengths, which are compiled shapes
 
 
 def generate(
@@ -32,7 +35,7 @@ def generate(
     spec: EpisodeSpec,
     *,
     key: jax.Array,
-    temperature: float,
+    sampling: Sampling,
     limit: int,
     begin: str = "",
 ) -> list[str]:
@@ -42,7 +45,7 @@ def generate(
       documents: leaf path -> N values, the first leaves of the spec in its order: ``{"image": uint8 [N, H, W, C]}``
         asks for captions, ``{"image": ..., "question": [...]}`` for answers.
       spec: of the documents, ``kind="document"``; at least its last leaf, a text, is left out.
-      key: decides what is drawn. temperature: 0 is greedy.
+      key: decides, with a document's number, what is drawn for it. sampling: how.
       limit: most tokens of a text.
       begin: words with which every text starts; where sources share their images, they tell what is asked for.
 
@@ -65,28 +68,34 @@ def generate(
         chosen = prefixes[start : start + batch]
         missing = batch - len(chosen)
         chosen += [chosen[-1]] * missing
+        history = History(batch, vocabulary.padding)
         rows = np.concatenate([np.full(len(prefix), row, np.int32) for row, prefix in enumerate(chosen)])
-        pieces = [Piece.of_tokens(concatenate(chosen), rows)]
+        history.append(rows, concatenate(chosen))
         if len(first):
-            pieces.append(Piece.of_text(np.tile(first, (batch, 1))))
-        longest = rounded(int(lengths(pieces, batch).max()), ragged=True)
-        tokens, valid = pack(pieces, batch, longest, vocabulary.padding)
-        begun = writing.begin(config, params, init_cache(config, batch, longest + limit, params), used(tokens), valid)
+            history.append_ids(np.arange(batch), np.tile(first, (batch, 1)))
+        longest = -(-int(history.lengths.max()) // ROUNDING) * ROUNDING
+        tokens, valid = history.chunk(np.arange(batch), np.zeros(batch, np.int32), longest)
+        cache = init_cache(config, batch, longest + limit, params)
         ids, _ = writing.write(
             config,
             text.size,
             vocabulary.end,
             limit,
             params,
-            begun,
-            jax.random.fold_in(key, start),
-            np.float32(temperature),
+            writing.begin(config, params, cache, tokens, valid),
+            document_keys(key, start, batch),
+            sampling,
         )
         for row in np.asarray(ids)[: batch - missing]:
             ended = np.flatnonzero(row == vocabulary.end)
             written = row[: ended[0]] if len(ended) else row
             texts.append(text.decode(np.concatenate([first, written])))
     return texts
+
+
+def document_keys(key: jax.Array, first: int, count: int) -> jax.Array:
+    """[count], the keys of documents ``first`` and following, whatever the batch in which they are written."""
+    return fold_each(jnp.broadcast_to(key, count), np.arange(first, first + count))
 
 
 def check_document(

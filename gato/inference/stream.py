@@ -13,8 +13,9 @@ import jax
 import numpy as np
 
 from gato.inference import writing
-from gato.inference.chunk import Piece, pack, used
-from gato.inference.generate import check_document, prefix
+from gato.inference.generate import check_document, document_keys, prefix
+from gato.inference.history import History
+from gato.inference.sampler import Sampling
 from gato.model.cache import init_cache
 from gato.model.config import ModelConfig
 from gato.tokenizers.errors import SpecError
@@ -47,7 +48,7 @@ class TextStream(Iterator[str]):
         spec: EpisodeSpec,
         *,
         key: jax.Array,
-        temperature: float,
+        sampling: Sampling,
         limit: int,
         context: int,
         begin: str = "",
@@ -72,13 +73,15 @@ class TextStream(Iterator[str]):
         # Few shapes: prompts are padded to powers of two, and every cache has room for the whole context.
         capacity = -(-(context + TOKENS_A_CALL) // SMALLEST_PROMPT) * SMALLEST_PROMPT
         padded = min(max(SMALLEST_PROMPT, 1 << (length - 1).bit_length()), capacity)
-        pieces = [Piece.of_timesteps(given), Piece.of_text(first[None])]
-        tokens, valid = pack(pieces, 1, padded, tokenizer.vocabulary.padding)
-        state = writing.begin(config, params, init_cache(config, 1, capacity, params), used(tokens), valid)
-        end, scale = tokenizer.vocabulary.end, np.float32(temperature)
+        history, row = History(1, tokenizer.vocabulary.padding), np.zeros(1, np.int32)
+        history.append(given.timestep, given)
+        history.append_ids(row, first[None])
+        tokens, valid = history.chunk(row, row, padded)
+        state = writing.begin(config, params, init_cache(config, 1, capacity, params), tokens, valid)
+        end, keys = tokenizer.vocabulary.end, document_keys(key, 0, 1)
 
         def more(state: writing.Writing) -> tuple[jax.Array, writing.Writing]:
-            return writing.write(config, text.size, end, TOKENS_A_CALL, params, state, key, scale)
+            return writing.write(config, text.size, end, TOKENS_A_CALL, params, state, keys, sampling)
 
         self._pieces = self._write(more, state, end, Decoder(text, first, stop))
 

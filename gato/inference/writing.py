@@ -1,7 +1,7 @@
 """The compiled part of writing text: a prompt is appended to a cache, then tokens are sampled a few a call.
 
-All functions are pure and their shapes static. What is drawn depends on the key and on the token's place only, so a
-text is the same however many tokens a call writes. Only text ids and the end token can be drawn.
+All functions are pure and their shapes static. What is drawn depends on a text's key and on the token's place only, so
+a text is the same however many tokens a call writes. Only text ids and the end token can be drawn.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from gato.inference.sampler import Tokens, last_valid, sample, single
+from gato.inference.sampler import Sampling, Tokens, fold_each, last_valid, sample, single
 from gato.model.cache import Cache
 from gato.model.config import ModelConfig
 from gato.model.transformer import GatoModel
@@ -52,10 +52,13 @@ def write(
     count: int,
     params: Any,
     writing: Writing,
-    key: jax.Array,
-    temperature: jax.Array | float,
+    keys: jax.Array,
+    sampling: Sampling,
 ) -> tuple[jax.Array, Writing]:
     """Writes on until every text has ended or is ``count`` tokens longer; the cache needs room for them.
+
+    Args:
+      keys: [B], of each text's draws.
 
     Returns:
       int32 [B, count]: text ids, and ``end`` from the end of each text on.
@@ -66,7 +69,7 @@ def write(
     def draw(hidden_BD: jax.Array, place: jax.Array) -> jax.Array:
         text_BV = model.apply(params, hidden_BD, 0, text_size, method="logits")
         end_B1 = model.apply(params, hidden_BD, end, end + 1, method="logits")
-        index_B = sample(jnp.concatenate([text_BV, end_B1], axis=-1), jax.random.fold_in(key, place), temperature)
+        index_B = sample(jnp.concatenate([text_BV, end_B1], axis=-1), fold_each(keys, place), sampling)
         return jnp.where(index_B == text_size, end, index_B)
 
     def step(state: tuple[jax.Array, Writing]) -> tuple[jax.Array, Writing]:

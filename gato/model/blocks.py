@@ -23,14 +23,16 @@ class Context(flax.struct.PyTreeNode):
     """What all blocks share.
 
     Attributes:
-      positions_BL: positions of the tokens in their segments, or their slots in the cache.
+      positions_BL: positions of the tokens in their segments, or in their rows of the cache.
       segments_BL: of training rows; None when decoding.
+      keys_BC: positions of the cache's slots, see `cache.key_positions`.
       valid_B: number of real tokens in each row of a decoded chunk.
       train: whether to drop paths and features.
     """
 
     positions_BL: jax.Array
     segments_BL: jax.Array | None = None
+    keys_BC: jax.Array | None = None
     valid_B: jax.Array | None = None
     train: bool = flax.struct.field(pytree_node=False, default=False)
 
@@ -115,10 +117,15 @@ class Attention(nn.Module):
             )
         else:
             assert context.valid_B is not None
+            assert context.keys_BC is not None
             keys = append(cache.k, layer, k, cache.length, context.valid_B)
             values = append(cache.v, layer, v, cache.length, context.valid_B)
             cache = cache.replace(k=keys, v=values)
-            mixed = attention.cached_attention(q, keys[layer], values[layer], context.positions_BL, position)
+            distance_BNC = context.positions_BL[:, :, None] - context.keys_BC[:, None]
+            visible_BNC = (context.keys_BC >= 0)[:, None] & (distance_BNC >= 0)
+            if cache.span is not None:
+                visible_BNC &= distance_BNC < cache.span
+            mixed = attention.cached_attention(q, keys[layer], values[layer], distance_BNC, visible_BNC, position)
         kernel = self.param("out", _kernel(("heads", "head_dim", "embed"), 2, config.layers), (heads, size, width))
         if hidden_at is None:
             out = _dense(mixed.swapaxes(1, 2).reshape(*x_BLD.shape[:2], heads * size), kernel)

@@ -57,8 +57,9 @@ def shift_causal(scores_BHQM: jax.Array) -> jax.Array:
     return padded.reshape(batch, heads, keys + 1, queries)[:, :, 1:].reshape(batch, heads, queries, keys)
 
 
-def shift_ragged(scores_BHQM: jax.Array, positions_BQ: jax.Array) -> jax.Array:
-    """Scores by ascending distance 0 .. M-1 -> scores by cache slot, for queries at the given slots of their rows."""
-    slots_M = jnp.arange(scores_BHQM.shape[-1])
-    distance_BQM = jnp.maximum(positions_BQ[:, :, None] - slots_M, 0)
-    return jnp.take_along_axis(scores_BHQM, distance_BQM[:, None], axis=-1, mode="clip")
+def shift_ragged(scores_BHQM: jax.Array, distance_BQC: jax.Array) -> jax.Array:
+    """Scores by ascending distance 0 .. M-1 -> scores by cache slot [B, H, Q, C], each at its distance from the query.
+
+    Distances outside 0 .. M-1 get some score: they are masked anyway.
+    """
+    return jnp.take_along_axis(scores_BHQM, distance_BQC[:, None], axis=-1, mode="clip")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from gato.model.blocks import Block, Carry, Context
-from gato.model.cache import Cache
+from gato.model.cache import Cache, key_positions
 from gato.model.config import ModelConfig, ModelError
 from gato.model.embedding import Embedding
 from gato.sharding import constrain
@@ -89,18 +89,19 @@ class GatoModel(nn.Module):
             same fields as a batch.
           cache: keys and values so far; token t of row b stands at position ``cache.length[b] + t``.
           valid: int32 [B], how many of the n tokens of each row are real; the rest changes nothing. The caller keeps
-            ``length + valid <= capacity``: what lies beyond is dropped.
+            ``length + valid <= capacity``, or, where the cache has a span, ``n <= capacity - span + 1``.
 
         Returns:
           hidden [B, n, D] (meaningless where not valid) and the longer cache.
         """
         count = tokens["ids"].shape[1]
-        if count > cache.capacity:
+        if count + (cache.span or 1) - 1 > cache.capacity:
+            seen = "" if cache.span is None else f" whose tokens see {cache.span} each"
             raise ModelError(
-                f"extend: a chunk of {count} tokens in a cache of capacity {cache.capacity}; use a larger one"
+                f"extend: a chunk of {count} tokens in a cache of capacity {cache.capacity}{seen}; use a larger one"
             )
         positions_BN = cache.length[:, None] + jnp.arange(count)
-        context = Context(positions_BN, valid_B=valid)
+        context = Context(positions_BN, keys_BC=key_positions(cache, cache.length + valid), valid_B=valid)
         x, new = self._run(self.embedding(tokens, train=False), cache, context, None)
         assert new is not None
         return self.norm(x), new.replace(length=cache.length + valid)
