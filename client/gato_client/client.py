@@ -201,16 +201,16 @@ class Client:
 
     def _connect(self) -> None:
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
-        opening = connect(
-            self._url,
-            additional_headers=headers,
-            compression=None,
-            max_size=self._max_size,
-            open_timeout=min(self._timeout, 10.0),
-            close_timeout=1.0,
-            proxy=None,
-        )
         try:
+            opening = connect(
+                self._url,
+                additional_headers=headers,
+                compression=None,
+                max_size=self._max_size,
+                open_timeout=min(self._timeout, 10.0),
+                close_timeout=1.0,
+                proxy=None,
+            )
             self._connection = self._stack.enter_context(opening)
             self.hello = decode(self._connection.recv(timeout=self._timeout))
         except InvalidStatus as error:

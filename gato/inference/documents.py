@@ -44,9 +44,10 @@ def make_document(
     fitting = [known for known in ([name] if name else documents) if _modalities(documents[known]) == wanted]
     if not fitting:
         about = "; ".join(f"{known}: {', '.join(_modalities(spec))}" for known, spec in documents.items())
+        given = " and ".join(wanted[:-1]) or "a prompt alone"
         raise DocumentError(
-            f"{name or 'no source of this checkpoint'} does not go from {' and '.join(wanted[:-1]) or 'nothing'} to "
-            f"text; give --image and --question as one of these has them: {about}"
+            f"{name or 'no source of this checkpoint'} {'does not write' if name else 'writes'} text from {given}; "
+            f"give --image and --question as one of these has them: {about}"
         )
     leaves = list(documents[fitting[0]].observations.items())
     document: dict[str, Any] = {}

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -102,18 +103,29 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         length=128,
     )
     params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
+    # Larger weights than at the start of training, so that what is remembered decides what is done.
+    params = jax.tree.map(lambda values: 3.0 * values if values.ndim > 1 else values, params)
     checkpoints = Checkpoints(folder, keep=1)
     checkpoints.save(7, TrainState(step=jnp.asarray(7), params=params, opt_state=jnp.zeros(1)), {}, meta)
     checkpoints.close()
     return folder
 
 
-@pytest.fixture(scope="module")
-def server(run: Path) -> Iterator[Process]:
-    """64 sessions, greedy, with `TOKEN`."""
+@pytest.fixture(scope="session")
+def large_server(run: Path) -> Iterator[Process]:
     process = Process(run, "--port=0", "--sessions=64", "--temperature=0", "--max-message=1")
     yield process
     process.end()
+
+
+@pytest.fixture
+def server(large_server: Process) -> Process:
+    """64 sessions, greedy, with `TOKEN`; none is open."""
+    until = time.monotonic() + 30
+    while large_server.health()["sessions"]:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    return large_server
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,7 @@ def test_a_killed_server_is_found_again_with_the_prompt_and_sigterm_ends_it(run,
     assert any("SIGTERM: answering what was asked" in line for line in second[0].lines)
 
 
+@pytest.mark.slow
 def test_a_silent_client_goes_and_no_token_is_warned_about(run, start, observe):
     server = start(run, "--port=0", "--idle=1s", token=None)
     assert any("warning: no token" in line for line in server.lines)

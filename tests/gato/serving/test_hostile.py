@@ -38,7 +38,7 @@ def flipped(rng):
 
 def huge(rng):
     """Declares far more than there is: of an array, of a string, of a list, of a map."""
-    shape = [[1 << 40], [1 << 31, 1 << 31, 1 << 31], [-1], [2.0], [True], [1] * 99, [10**30]][rng.integers(7)]
+    shape = [[1 << 40], [1 << 31, 1 << 31, 1 << 31], [-1], [2.0], [True], [1] * 99, [1 << 63]][rng.integers(7)]
     choices = [
         msgpack.packb({"type": "act", "observation": {"hand": array("<f8", shape, b"x" * 24)}}),
         b"\x81\xa4type\xdb\xff\xff\xff\xffab",

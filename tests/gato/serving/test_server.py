@@ -53,7 +53,9 @@ def test_64_sessions_at_once_are_64_sessions_alone(server, token, run, observe, 
             client.open("arm/reach" if number % 2 else "arm/push", prompt)
             together.wait(120)
             assert server.health()["sessions"] == SESSIONS
-            return [client.act(observation) for observation in observations]
+            actions = [client.act(observation) for observation in observations]
+            assert server.health()["steps_per_second"] > 0
+            return actions
 
     with concurrent.futures.ThreadPoolExecutor(SESSIONS) as threads:
         played = list(threads.map(play, range(SESSIONS)))
@@ -70,10 +72,9 @@ def test_64_sessions_at_once_are_64_sessions_alone(server, token, run, observe, 
         assert all(same(one, other) for one, other in zip(played[number], alone, strict=True)), number
         agent.begin(0)
         forgetful += same(agent.act([observations[-1]])[0], alone[-1])
-    assert forgetful < SESSIONS // 2  # what is remembered decides what is done, or nothing was shown above
+    assert forgetful < SESSIONS // 4  # else nothing was shown above
     wait_until(lambda: server.health()["sessions"] == 0)
     assert server.health()["steps"] >= SESSIONS * STEPS
-    assert server.health()["steps_per_second"] > 0
 
 
 def test_an_episode_begins_anew_behind_the_same_prompt(server, token, observe, demonstrate):
@@ -195,7 +196,6 @@ sys.stdin.read()
 
 def test_the_client_needs_neither_jax_nor_the_rest_and_may_disappear(server, token):
     program = ALONE.format(path=str(ROOT / "client"), url=server.url, token=token)
-    wait_until(lambda: server.health()["sessions"] == 0)
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
