@@ -80,7 +80,7 @@ class Client:
         self._timeout, self._patience, self._max_size = timeout, patience, max_size
         self._connection: ClientConnection | None = None
         self._stack = contextlib.ExitStack()
-        self._opened: dict[str, Any] | None = None
+        self._opened: bytes | None = None  # the request that opened the session, its prompt included
         self.hello: dict[str, Any] = {}
         self.session: dict[str, Any] = {}
         self.reconnected = 0
@@ -108,10 +108,11 @@ class Client:
         Raises:
           RefusedError: unknown source, a prompt that does not match its spec, no free session.
         """
-        request = {"type": "open", "source": source, "prompt": prompt, "target": target, "seed": seed}
+        request = {"type": "open", "source": source, "prompt": prompt, "target": target}
+        data = encode(request if seed is None else {**request, "seed": int(seed)})
         self._opened = None  # should the connection break now, only this one is opened
-        self.session = self._request(request)
-        self._opened = request
+        self.session = self._request(data)
+        self._opened = data
 
     def act(self, observation: Mapping[str, Any], reward: float | None = None) -> dict[str, np.ndarray]:
         """The next action, leaf path -> array.
@@ -124,11 +125,11 @@ class Client:
           RefusedError: the observation does not match the spec; the message names the leaf.
           UnreachableError: the server was lost and did not come back.
         """
-        return self._request({"type": "act", "observation": observation, "reward": reward})["action"]
+        return self._request(encode({"type": "act", "observation": observation, "reward": reward}))["action"]
 
     def reset(self) -> None:
         """A new episode begins: only the prompt stays."""
-        self._request({"type": "reset"})
+        self._request(encode({"type": "reset"}))
 
     def close(self) -> None:
         """Ends the session and the connection. Never fails."""
@@ -143,9 +144,8 @@ class Client:
     ) -> None:
         self.close()
 
-    def _request(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _request(self, data: bytes) -> dict[str, Any]:
         """The answer. A lost connection is made anew, the session opened again, and the request sent again."""
-        data = encode(request)
         if len(data) > self.hello["max_message"]:
             raise RefusedError(
                 f"the request has {len(data):,} bytes, the server takes {self.hello['max_message']:,}", "mistake"
@@ -171,7 +171,7 @@ class Client:
         if self._opened is None:
             return
         try:
-            self.session = self._exchange(encode(self._opened))
+            self.session = self._exchange(self._opened)
         except RefusedError as error:
             if error.code != "full":
                 raise

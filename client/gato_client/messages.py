@@ -18,6 +18,7 @@ PROTOCOL = 1
 ARRAY = 1
 DTYPES = ("|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8")
 _MOST_AXES = 8
+_LONGEST_LIST, _LARGEST_MAP = 1 << 20, 1 << 12
 
 
 class MessageError(Exception):
@@ -44,7 +45,9 @@ def decode(data: bytes | str) -> dict[str, Any]:
     if isinstance(data, str):
         raise MessageError("a text frame; messages are binary frames of msgpack")
     try:
-        message = msgpack.unpackb(data, ext_hook=_unpack, timestamp=0)
+        message = msgpack.unpackb(
+            data, ext_hook=_unpack, max_array_len=_LONGEST_LIST, max_map_len=_LARGEST_MAP, timestamp=0
+        )
     except MessageError:
         raise
     except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:

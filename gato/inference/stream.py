@@ -83,14 +83,14 @@ class TextStream(Iterator[str]):
         def more(state: writing.Writing) -> tuple[jax.Array, writing.Writing]:
             return writing.write(config, text.size, end, TOKENS_A_CALL, params, state, keys, sampling)
 
-        self._pieces = self._write(more, state, end, Decoder(text, first, stop))
+        self._pieces = self._write(more, state, end, PieceDecoder(text, first, stop))
 
     def __next__(self) -> str:
         piece = next(self._pieces)
         self.text += piece
         return piece
 
-    def _write(self, more: Any, state: writing.Writing, end: int, decoder: Decoder) -> Iterator[str]:
+    def _write(self, more: Any, state: writing.Writing, end: int, decoder: PieceDecoder) -> Iterator[str]:
         written = 0
         while self.reason is None:
             if written >= self._limit:
@@ -110,7 +110,7 @@ class TextStream(Iterator[str]):
                 yield piece
 
 
-class Decoder:
+class PieceDecoder:
     """Ids -> the text that may be shown.
 
     Attributes:

@@ -123,12 +123,24 @@ class Policy:
         self._pools = [pool for pool in self._pools if id(pool) not in lost]
 
     def warm(self, source: str) -> None:
-        """Compiles what acting for a source needs, for every number of sessions."""
+        """Compiles what acting for a source needs, for every number of sessions; with demonstrations if there are any.
+
+        Raises GatoError: see `open`.
+        """
+        name, meta = self._agent.source(source)
+        try:
+            episode = self._demonstration(name, meta)
+            seen = [{path: values[t] for path, values in episode.observations.items()} for t in range(len(episode))]
+        except RequestError:
+            episode, seen = None, [blank(meta.spec)]
         count = 1
         while True:
-            sessions = [self.open(OpenRequest(source, None, None, 0)) for _ in range(min(count, self._rows))]
+            request = OpenRequest(name, None if episode is None else name, None, 0)
+            sessions = [self.open(request) for _ in range(min(count, self._rows))]
             for _ in range(2):
-                self.act([Step(session, blank(session.spec), 0.0) for session in sessions])
+                for result in self.act([Step(s, seen[i % len(seen)], 0.0) for i, s in enumerate(sessions)]):
+                    if isinstance(result, GatoError):
+                        raise result
             for session in sessions:
                 self.close(session)
             if count >= self._rows:

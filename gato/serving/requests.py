@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from gato.tokenizers.errors import GatoError, SpecError
 from gato.tokenizers.sequence import SequenceTokenizer
 from gato.tokenizers.spec import EpisodeSpec
 
+LONGEST_TEXT = 1 << 16  # characters
 _LONGEST_NAME = 200
 _DTYPES = {"continuous": np.float64, "discrete": np.int32}
 
@@ -69,8 +70,10 @@ def read_prompt(prompt: Mapping[str, Any], spec: EpisodeSpec, needs_rewards: boo
         raise RequestError(f"prompt: rewards has shape {rewards.shape}, one number for each timestep is wanted")
     for leaves, given in ((spec.observations, observations), (spec.actions, actions)):
         for path, leaf in leaves.items():
-            if leaf.modality == "text" and path in given and not isinstance(given[path], list):
-                raise RequestError(f"prompt: leaf {path!r} must be a list of texts, one for each timestep")
+            if leaf.modality == "text" and path in given:
+                if not isinstance(given[path], list):
+                    raise RequestError(f"prompt: leaf {path!r} must be a list of texts, one for each timestep")
+                _check_texts(given[path], f"prompt: leaf {path!r}")
             if leaf.modality != "text" and path in given:
                 given[path] = _array(given[path], f"prompt: leaf {path!r}")
                 if given[path].ndim == 0:
@@ -105,6 +108,7 @@ def read_act(
             f"act: observation: leaf {unknown[0][:_LONGEST_NAME]!r} is not in the spec, which has "
             f"{', '.join(spec.observations)}"
         )
+    _check_texts(observation.values(), "act: observation")
     try:
         stacked = stack_observations([observation], spec)
         derived = {name: np.zeros((1, *leaf.shape)) for name, leaf in tokenizer.layout.derived.items()}
@@ -136,6 +140,13 @@ def read_leaves(value: Any, where: str) -> dict[str, Any]:
                 raise RequestError(f"{where}: a leaf's name must be a text, got {type(key).__name__}")
             waiting.append((f"{path}.{key}" if path else key, inside))
     return leaves
+
+
+def _check_texts(values: Iterable[Any], where: str) -> None:
+    """Raises RequestError for a text so long that reading it would hold up everybody."""
+    longest = max((len(value) for value in values if isinstance(value, str)), default=0)
+    if longest > LONGEST_TEXT:
+        raise RequestError(f"{where}: a text of {longest:,} characters, at most {LONGEST_TEXT:,} are possible")
 
 
 def _array(value: Any, where: str) -> np.ndarray:

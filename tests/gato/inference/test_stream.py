@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gato.inference.chat import Chat
-from gato.inference.stream import Decoder
+from gato.inference.stream import PieceDecoder
 from gato.tokenizers.errors import SpecError
 from gato.tokenizers.text import TextTokenizer
 
@@ -24,7 +24,7 @@ def image():
 
 def shown(ids, stop=(), first=NOTHING, calls=1):
     """The pieces that come out when ``calls`` ids at a time go in, and whether a stop string came."""
-    decoder, pieces, stopped = Decoder(TEXT, first, stop), [], False
+    decoder, pieces, stopped = PieceDecoder(TEXT, first, stop), [], False
     for start in range(0, len(ids), calls):
         decoder.ids += list(map(int, ids[start : start + calls]))
         piece, stopped = decoder.next(final=start + calls >= len(ids))

@@ -20,6 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gato.data_pipelines.episode import Episode
+from gato.data_pipelines.mixture import SourceConfig
+from gato.data_pipelines.store_writer import StoreWriter
 from gato.model.presets import preset
 from gato.model.transformer import init_params
 from gato.recipes.recipe import get_recipe
@@ -28,6 +31,8 @@ from gato.tokenizers.text import TextTokenizer
 from gato.tokenizers.vocabulary import Vocabulary
 from gato.training.checkpoint import Checkpoints
 from gato.training.checkpoint_meta import CheckpointMeta, SourceMeta
+from gato.training.config import TrainConfig
+from gato.training.run_directory import prepare
 from gato.training.step import TrainState
 
 ARM = EpisodeSpec.of(
@@ -39,6 +44,15 @@ READER = EpisodeSpec.of(
 )
 PLAIN = EpisodeSpec.of({"text": LeafSpec("text")}, {}, "document")
 TOKEN = "a token of the tests, 0123456789".replace(" ", "-").replace(",", "")
+
+
+def demonstration(seed: int) -> dict[str, Any]:
+    """The leaves of a demonstration of the arm, of five timesteps."""
+    rng = np.random.default_rng(seed)
+    return {
+        "observations": {"hand": rng.normal(size=(5, 3)), "cell": rng.integers(9, size=(5, 2))},
+        "actions": {"move": rng.uniform(-1, 1, (5, 2)), "grip": rng.integers(3, size=5)},
+    }
 
 
 class Process:
@@ -83,11 +97,18 @@ class Process:
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run directory without data."""
+    """A run directory with demonstrations of one task."""
     folder = tmp_path_factory.mktemp("run")
+    with StoreWriter(folder / "data", "arm/reach", ARM, {"task": "arm/reach"}) as writer:
+        for seed in range(4):
+            leaves = demonstration(seed)
+            about = {"episode_id": str(seed), "success": True}
+            writer.write(Episode(leaves["observations"], leaves["actions"], np.zeros(5, np.float32), metadata=about))
     text = TextTokenizer.default()
     vocabulary = Vocabulary(text.size)
     config = preset("tiny", vocabulary)
+    data = SourceConfig(folder / "data", prompt_timesteps=2, held_out_episodes=2)
+    prepare(folder, TrainConfig(model=config, sources=(data,), length=128, batch_size=2, steps=1))
     meta = CheckpointMeta(
         model=config,
         vocabulary=vocabulary,
@@ -155,13 +176,4 @@ def observe() -> Callable[[np.random.Generator], dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def demonstrate() -> Callable[[int], dict[str, Any]]:
-    """The leaves of a demonstration of the arm, of five timesteps."""
-
-    def leaves(seed: int) -> dict[str, Any]:
-        rng = np.random.default_rng(seed)
-        return {
-            "observations": {"hand": rng.normal(size=(5, 3)), "cell": rng.integers(9, size=(5, 2))},
-            "actions": {"move": rng.uniform(-1, 1, (5, 2)), "grip": rng.integers(3, size=5)},
-        }
-
-    return leaves
+    return demonstration

@@ -63,6 +63,8 @@ def wrong_value(rng):
         *(np.full(3, np.nan), np.full(3, np.inf), np.zeros((3, 0)), np.zeros(()), np.zeros((1,) * 8), np.full(2, -1)),
         *(np.full(2, 2**63, np.uint64), np.array([True, False]), np.full(2, np.nan), np.full((2,), 9)),
         *(
+            "long " * 20_000,
+            list(range(1000)),
             msgpack.Timestamp(1, 2),
             msgpack.ExtType(5, b"x"),
             msgpack.ExtType(ARRAY, b""),

@@ -21,6 +21,7 @@ from websockets.sync.client import connect
 from gato.client import AuthenticationError, Client, RefusedError
 from gato.client.messages import encode
 from gato.data_pipelines.episode import Episode
+from gato.evaluation.demonstrations import open_demonstrations
 from gato.inference.agent import Agent
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -89,10 +90,27 @@ def test_an_episode_begins_anew_behind_the_same_prompt(server, token, observe, d
         assert not same(client.act(observations[-1]), first[-1])
 
 
+def test_a_prompt_by_name_is_a_held_out_demonstration_of_the_run(server, run, token, observe):
+    held_out = open_demonstrations(run)["arm/reach"].prompts(1)[0]
+    leaves = {"observations": dict(held_out.observations), "actions": dict(held_out.actions)}
+    observations = [observe(np.random.default_rng(8)) for _ in range(3)]
+    played = []
+    with Client(server.url, token) as client:
+        for source, prompt in (("arm/push", "arm/reach"), ("arm/push", leaves), ("arm/push", None)):
+            client.open(source, prompt)
+            played.append([client.act(observation) for observation in observations])
+    assert all(same(one, other) for one, other in zip(*played[:2], strict=True))
+    assert not all(same(one, other) for one, other in zip(*played[1:], strict=True))
+
+
 def test_another_embodiment_beside_it(server, token):
     with Client(server.url, token) as client:
         client.open("room/read")
         picture = np.zeros((16, 16, 3), np.uint8)
+        with pytest.raises(RefusedError, match="a text of 70,000 characters"):
+            client.act({"image": picture, "mission": "x" * 70_000})
+        with pytest.raises(RefusedError, match=r"\d+ tokens"):
+            client.act({"image": picture, "mission": "red ball " * 200})
         for mission in ("go", "", "open the purple door and then go to the red ball behind you " * 2):
             assert 0 <= client.act({"image": picture, "mission": mission})["action"] < 5
 
@@ -137,6 +155,7 @@ def test_what_cannot_be_opened_is_said(server, token, demonstrate):
             ("arm/reach", lost, "missing.*cell"),
             ("arm/reach", {"steps": 3}, "unknown field 'steps'"),
             ("arm/reach", "arm/push", "no demonstration of 'arm/push'; send one"),
+            ("arm/reach", "room/read", "demonstrations of 'room/read' have other leaves"),
         ):
             with pytest.raises(RefusedError, match=message):
                 client.open(source, given)
