@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import functools
 import importlib.metadata
 import json
 import multiprocessing
@@ -37,7 +36,7 @@ def observation() -> dict[str, np.ndarray]:
 
 
 def make_agent(name: str, layers: int | None) -> Any:
-    """A function that makes agents with the same random weights."""
+    """An agent with random weights."""
     import jax
 
     from gato.inference.agent import Agent
@@ -64,7 +63,7 @@ def make_agent(name: str, layers: int | None) -> Any:
         sources={SOURCE: SourceMeta(spec, SOURCE)},
         length=LENGTH,
     )
-    return functools.partial(Agent, jax.jit(init_params, static_argnums=0)(config, jax.random.key(0)), meta)
+    return Agent(jax.jit(init_params, static_argnums=0)(config, jax.random.key(0)), meta)
 
 
 def hold(pipe: Connection, name: str, layers: int | None, most: int) -> None:
@@ -72,10 +71,9 @@ def hold(pipe: Connection, name: str, layers: int | None, most: int) -> None:
     from gato.serving.policy import Policy
     from gato.serving.server import Server
 
-    make = make_agent(name, layers)
+    agent = make_agent(name, layers)
     while (order := pipe.recv()) is not None:
         sessions, seconds = order
-        agent = make()
         agent.reset(SOURCE, batch=sessions, memory="memory")
         batch = [observation()] * sessions
         for _ in range(2):  # compile
@@ -85,8 +83,8 @@ def hold(pipe: Connection, name: str, layers: int | None, most: int) -> None:
             agent.act(batch)
             steps += 1
         pipe.send(steps * sessions / passed)
-        del agent
-    policy = Policy(make, most, memory="memory")
+    agent.reset(SOURCE)  # frees the largest cache
+    policy = Policy(agent, most, memory="memory")
     policy.warm(SOURCE)
 
     async def serve() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import functools
 import signal
 import sys
 
@@ -12,7 +11,6 @@ from gato.evaluation.demonstrations import run_directory
 from gato.inference.agent import Agent
 from gato.inference.sampler import Sampling
 from gato.serving.limits import TOKEN_VARIABLE, Limits, ServeError, check_address, read_token
-from gato.training.checkpoint import load_for_inference
 from gato.training.setup import enable_compilation_cache
 
 try:
@@ -35,11 +33,11 @@ def run(arguments: argparse.Namespace) -> None:
         _say(f"warning: no token (--token-file, {TOKEN_VARIABLE}): every program on this machine may use the server")
     Sampling.of(arguments.temperature or 0.0, arguments.top_k, arguments.top_p)  # refused now, not when one connects
     enable_compilation_cache()
-    params, meta = load_for_inference(arguments.checkpoint)
     policy = Policy(
-        functools.partial(Agent, params, meta, arguments.seed),
+        Agent.from_checkpoint(arguments.checkpoint),
         arguments.sessions,
         run_directory(arguments.checkpoint),
+        arguments.seed,
         temperature=arguments.temperature,
         top_k=arguments.top_k,
         top_p=arguments.top_p,

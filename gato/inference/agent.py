@@ -35,6 +35,7 @@ from gato.inference.generate import generate
 from gato.inference.memory import MODES, Memory, Mode
 from gato.inference.observations import split_actions, stack_observations
 from gato.inference.stream import TextStream
+from gato.model.layers import unrolled
 from gato.recipes.recipe import Conditioning, get_recipe
 from gato.tokenizers.errors import GatoError, SpecError, suggest
 from gato.tokenizers.sequence import SequenceTokenizer
@@ -83,14 +84,16 @@ class Agent:
     """Acts with the parameters of a checkpoint.
 
     Attributes:
-      meta: what the checkpoint says about itself; `meta.sources` are the embodiments it knows.
+      params, meta: the network, its layers unrolled, and what the checkpoint says about itself; `meta.sources` are the
+        embodiments it knows.
       tokenizer: of the checkpoint's vocabulary, text model and layout.
       logits: float32 [n, A, W] of the n rows that acted last, see `sampler.extend_and_act`.
     """
 
     def __init__(self, params: Any, meta: CheckpointMeta, seed: int = 0) -> None:
         """``params``: the variables ``{"params": ...}``. ``seed`` decides everything that is sampled."""
-        self.params, self.meta = params, meta
+        model, self.params = unrolled(meta.model, params)
+        self.meta = dataclasses.replace(meta, model=model)
         self.recipe = get_recipe(meta.recipe)
         self.tokenizer = SequenceTokenizer(
             meta.vocabulary, TextTokenizer(meta.text_model), meta.layout, meta.model.local_positions

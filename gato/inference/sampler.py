@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -175,26 +176,33 @@ def extend_and_act(
 @jax.jit
 def select_rows(cache: Cache, rows: jax.Array) -> Cache:
     """Row ``rows[i]`` of the cache becomes row i; a row may be taken more than once."""
-    return dataclasses.replace(cache, k=cache.k[:, rows], v=cache.v[:, rows], length=cache.length[rows])
+    return _each(lambda part: part[rows], cache, length=cache.length[rows])
 
 
 @functools.partial(jax.jit, donate_argnames="larger")
 def grow(cache: Cache, larger: Cache) -> Cache:
     """What the cache holds, in a larger one."""
-    k, v = (
-        jax.lax.dynamic_update_slice(new, old, (0,) * new.ndim)
-        for new, old in ((larger.k, cache.k), (larger.v, cache.v))
+
+    def copy(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice(new, old, (0,) * new.ndim)
+
+    return _each(copy, larger, cache, length=cache.length)
+
+
+def _each(function: Callable[..., jax.Array], *caches: Cache, length: jax.Array) -> Cache:
+    """The first cache with the function of the keys, and of the values, of all in their place."""
+    layers = (
+        layer.replace(k=function(layer.k, *(o.k for o in others)), v=function(layer.v, *(o.v for o in others)))
+        for layer, *others in zip(*(cache.layers for cache in caches), strict=True)
     )
-    return dataclasses.replace(larger, k=k, v=v, length=cache.length)
+    return dataclasses.replace(caches[0], layers=tuple(layers), length=length)
 
 
 def _take(cache: Cache, index: jax.Array | None, lengths: jax.Array) -> Cache:
     """Some rows of the cache as a cache of their own."""
-    cache = dataclasses.replace(cache, length=lengths)
     if index is None:
-        return cache
-    k, v = (jnp.take(part, index, axis=1, mode="clip") for part in (cache.k, cache.v))
-    return dataclasses.replace(cache, k=k, v=v)
+        return dataclasses.replace(cache, length=lengths)
+    return _each(lambda part: jnp.take(part, index, axis=0, mode="clip"), cache, length=lengths)
 
 
 def _put(cache: Cache, index: jax.Array | None, lengths: jax.Array, taken: Cache, count: int) -> Cache:
@@ -202,15 +210,15 @@ def _put(cache: Cache, index: jax.Array | None, lengths: jax.Array, taken: Cache
     if index is None:
         return taken
     positions_BN = lengths[:, None] + jnp.arange(count)
-    new_BN = positions_BN < taken.length[:, None]
     slots_BN = positions_BN % cache.capacity
-    at = jnp.where(new_BN, index[:, None], cache.k.shape[1])  # beyond the last row: dropped
+    # Beyond the last row, which is dropped, goes what is not new.
+    at = jnp.where(positions_BN < taken.length[:, None], index[:, None], len(cache.length))
+    rows = jnp.arange(len(index))[:, None]
 
     def write(whole: jax.Array, part: jax.Array) -> jax.Array:
-        rows = jnp.arange(part.shape[1])[:, None]
-        return whole.at[:, at, :, slots_BN].set(part[:, rows, :, slots_BN], mode="drop")
+        return whole.at[at, :, slots_BN].set(part[rows, :, slots_BN], mode="drop")
 
-    return dataclasses.replace(cache, k=write(cache.k, taken.k), v=write(cache.v, taken.v))
+    return _each(write, cache, taken, length=cache.length)
 
 
 def last_valid(hidden_BND: jax.Array, valid: jax.Array) -> jax.Array:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from gato.data_pipelines.environments.base import Action
-from gato.serving.policy import Policy, Session, Step
+from gato.serving.policy import Policy, Step
 from gato.tokenizers.errors import GatoError
 
 T = TypeVar("T")
@@ -67,12 +67,12 @@ class Batcher:
             await self._gather()
             batch, self._waiting = self._waiting, []
             began = time.monotonic()
+            results: Sequence[Action | GatoError | LostError]
             try:
                 results = await self.call(self._policy.act, [step for step, _ in batch])
             except Exception as error:
                 # A bug or the end of the device's memory: the batches' caches may be gone.
-                sessions: list[Session] = [step.session for step, _ in batch]
-                await self.call(self._policy.drop, sessions)
+                await self.call(self._policy.drop, [step.session for step, _ in batch])
                 lost = LostError("a failure of the server")
                 lost.__cause__ = error
                 results = [lost] * len(batch)

@@ -7,7 +7,7 @@ next one begins in it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +62,15 @@ class Policy:
     """Opens, steps and closes sessions.
 
     Args:
-      make_agent: a new agent with the checkpoint's parameters.
+      agent: with the checkpoint's parameters; each embodiment gets an agent of its own, with the same ones.
       rows: most sessions of an embodiment at a time; its cache has room for so many.
       run: where demonstrations are found for prompts by name.
-      options: of `Agent.reset`, e.g. ``temperature``.
+      seed: of those agents. options: of `Agent.reset`, e.g. ``temperature``.
     """
 
-    def __init__(self, make_agent: Callable[[], Agent], rows: int, run: Path | None = None, **options: Any) -> None:
-        self._make_agent, self._rows, self._run, self._options = make_agent, rows, run, options
-        self._agent = make_agent()  # knows the checkpoint, acts for nobody
-        self.meta, self.tokenizer = self._agent.meta, self._agent.tokenizer
+    def __init__(self, agent: Agent, rows: int, run: Path | None = None, seed: int = 0, **options: Any) -> None:
+        self._agent, self._rows, self._run, self._seed, self._options = agent, rows, run, seed, options
+        self.meta, self.tokenizer = agent.meta, agent.tokenizer
         self._pools: list[_Pool] = []
         self._prompts: dict[str, Episode | None] = {}
 
@@ -153,7 +152,7 @@ class Policy:
             if _memory_of(pool.meta) == _memory_of(meta):
                 return pool
         self._pools = [pool for pool in self._pools if len(pool.free) < self._rows]
-        agent = self._make_agent()
+        agent = Agent(self._agent.params, self.meta, self._seed)
         agent.reset(name, batch=self._rows, **self._options)
         pool = _Pool(meta, agent, self._rows, list(range(self._rows))[::-1])
         self._pools.append(pool)
@@ -182,9 +181,13 @@ def _act(pool: _Pool, steps: Sequence[Step]) -> list[Action]:
         observations[step.session.row] = step.observation
         rewards[step.session.row] = step.reward
     actions = pool.agent.act(observations, rewards)
+    chosen = []
     for step in steps:
+        action = actions[step.session.row]
+        assert action is not None
+        chosen.append(action)
         step.session.steps += 1
-    return [actions[step.session.row] for step in steps]
+    return chosen
 
 
 def blank(spec: EpisodeSpec) -> Observation:

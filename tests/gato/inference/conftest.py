@@ -19,7 +19,7 @@ from gato.model.transformer import GatoModel, init_params
 from gato.recipes.recipe import get_recipe
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
 from gato.tokenizers.text import TextTokenizer
-from gato.tokenizers.token_sequence import concatenate
+from gato.tokenizers.token_sequence import TokenSequence, concatenate
 from gato.tokenizers.vocabulary import Vocabulary
 from gato.training.checkpoint_meta import CheckpointMeta, SourceMeta
 
@@ -108,9 +108,14 @@ def full_logits() -> Callable[..., list[jax.Array]]:
     return full_logits_of
 
 
+@pytest.fixture(scope="session")
+def tokens_of() -> Callable[..., TokenSequence]:
+    return tokens_of_timesteps
+
+
 def full_logits_of(agent, spec, prompt, remembered, observation, actions, derived=None):
     """Logits of every action token from one plain forward pass over prompt + remembered timesteps + this one."""
-    sequence = tokens_of(agent, spec, [*remembered, (observation, actions)], derived)
+    sequence = tokens_of_timesteps(agent, spec, [*remembered, (observation, actions)], derived)
     if prompt is not None:
         prompt_derived = {name: values[-2:] for name, values in agent.recipe.derive(prompt).items()}
         tail = agent.tokenizer.tokenize(
@@ -130,7 +135,7 @@ def full_logits_of(agent, spec, prompt, remembered, observation, actions, derive
     return forward(agent.meta.model, ranges, agent.params, batch, length - len(ranges) - 1)
 
 
-def tokens_of(agent, spec, timesteps, derived=None):
+def tokens_of_timesteps(agent, spec, timesteps, derived=None):
     """Tokens of (observation, action) pairs."""
     stacked = {
         path: [o[path] for o, _ in timesteps] if leaf.modality == "text" else np.stack([o[path] for o, _ in timesteps])
