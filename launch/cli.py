@@ -1,4 +1,4 @@
-"""The command line: ``gato {quickstart,suites,collect,data,plan,train,evaluate,report}``.
+"""The command line: ``gato {quickstart,suites,collect,data,plan,train,evaluate,generate,serve,report}``.
 
 Exit status: 0 on success; 2 on a mistake of the user, with one line on stderr (``GATO_DEBUG=1`` shows the traceback);
 130 after Ctrl-C and 143 after SIGTERM, when the same command goes on where it stopped; 75 where a run of several
@@ -151,6 +151,58 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="where the results go (default: RUN/evaluation)")
     evaluate.add_argument("--processes", type=_positive, metavar="N", help="that play (default: the cores)")
 
+    generate = command(
+        "generate",
+        "complete a text, caption an image, answer a question about it, or chat; shown while it is written",
+        '  gato generate --checkpoint=runs/mine "Once upon a time" --limit=200\n'
+        "  gato generate --checkpoint=runs/quickstart --image=room.png\n"
+        '  gato generate --checkpoint=runs/quickstart --image=room.png --question="how many balls?"\n'
+        '  gato generate --checkpoint=runs/mine --chat "User talks with Gato, who knows much about birds."',
+    )
+    generate.add_argument(
+        "--checkpoint", type=Path, required=True, metavar="RUN", help="run directory, or a checkpoint"
+    )
+    generate.add_argument(
+        "prompt", nargs="?", default="", metavar="PROMPT", help="how the text begins; of a chat: who talks"
+    )
+    generate.add_argument("--image", type=Path, metavar="FILE", help="what the text is about")
+    generate.add_argument("--question", metavar="TEXT", help="about the image")
+    generate.add_argument("--chat", action="store_true", help="answer line by line, until Ctrl-D")
+    generate.add_argument(
+        "--source", metavar="NAME", help="the text is like this source's (default: the first that fits)"
+    )
+    generate.add_argument("--limit", type=_positive, default=64, metavar="N", help="most tokens (default 64)")
+    generate.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends the text; may be repeated")
+    generate.add_argument("--temperature", type=_not_negative, metavar="T", help="0: greedy (default: the recipe's)")
+    generate.add_argument("--top-k", type=_positive, metavar="K", help="draw from the K likeliest tokens only")
+    generate.add_argument("--top-p", type=_share, metavar="P", help="draw from the likeliest that have P together")
+    generate.add_argument("--seed", type=_natural, default=0, help="decides what is drawn (default 0)")
+
+    serve = command(
+        "serve",
+        "serve a trained network to robots and simulators over websockets",
+        "  gato serve --checkpoint=runs/quickstart\n"
+        "  gato serve --checkpoint=runs/mine --warm metaworld/reach-v3 --sessions=64\n"
+        "  gato serve --checkpoint=runs/mine --host=0.0.0.0 --token-file=token",
+    )
+    serve.add_argument("--checkpoint", type=Path, required=True, metavar="RUN", help="run directory, or a checkpoint")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine only)")
+    serve.add_argument("--port", type=_natural, default=8765, metavar="N", help="(default 8765; 0: any free one)")
+    serve.add_argument("--token-file", type=Path, metavar="FILE", help="what clients must know (or: $GATO_TOKEN)")
+    serve.add_argument("--sessions", type=_positive, default=16, metavar="N", help="most at a time (default 16)")
+    serve.add_argument("--warm", nargs="+", default=[], metavar="SOURCE", help="compile for these before listening")
+    serve.add_argument(
+        "--idle", type=_seconds, default="10m", metavar="TIME", help="until a silent client goes (default 10m)"
+    )
+    serve.add_argument("--max-message", type=_positive, default=16, metavar="MIB", help="largest message (default 16)")
+    serve.add_argument("--temperature", type=_not_negative, metavar="T", help="0: greedy (default: the recipe's)")
+    serve.add_argument("--top-k", type=_positive, metavar="K", help="draw from the K likeliest tokens only")
+    serve.add_argument("--top-p", type=_share, metavar="P", help="draw from the likeliest that have P together")
+    serve.add_argument(
+        "--memory", choices=("window", "sliding", "memory"), default="window", help="of a full row (default: window)"
+    )
+    serve.add_argument("--seed", type=_natural, default=0, help="decides what is drawn (default 0)")
+
     report = command(
         "report",
         "write RUN/report.html from what the run left in its directory",
@@ -240,6 +292,16 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number >= 1")
     return int(text)
+
+
+def _not_negative(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number >= 0")
+    return number
 
 
 def _mesh(text: str) -> tuple[int, int, int]:

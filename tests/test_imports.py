@@ -85,3 +85,4 @@ def test_links_are_relative() -> None:
         link = ROOT / "gato" / folder
         assert link.is_symlink()
         assert link.readlink() == Path("..") / folder
+    assert (ROOT / "gato" / "client").readlink() == Path("..") / "client" / "gato_client"

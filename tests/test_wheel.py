@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TREE = ("gato", "tokenizers", "data_pipelines", "launch", "pyproject.toml", "README.md", "LICENSE")
+TREE = ("gato", "tokenizers", "data_pipelines", "launch", "client", "pyproject.toml", "README.md", "LICENSE")
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +45,26 @@ def test_holds_every_file_of_the_packages(wheel: Path) -> None:
     expected = set()
     for folder in ("tokenizers", "data_pipelines", "launch"):
         expected |= {f"gato/{p.relative_to(ROOT)}" for p in (ROOT / folder).rglob("*") if _is_shipped(p)}
+    expected |= {f"gato/client/{p.name}" for p in (ROOT / "client" / "gato_client").glob("*.py")}
     expected |= {str(p.relative_to(ROOT)) for p in (ROOT / "gato").rglob("*") if _is_shipped(p)}
     assert not expected - names
 
 
 def _is_shipped(path: Path) -> bool:
     return path.is_file() and path.suffix in {".py", ".model", ".json", ".css"} and "__pycache__" not in path.parts
+
+
+def test_the_client_alone_is_a_package_without_jax(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "client", tmp_path / "client", ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", str(tmp_path / "client")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    archive = zipfile.ZipFile(next((tmp_path / "client" / "dist").glob("*.whl")))
+    names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert names == {f"gato_client/{p.name}" for p in (ROOT / "client" / "gato_client").glob("*.py")}
+    metadata = archive.read(next(name for name in archive.namelist() if name.endswith("METADATA"))).decode()
+    needed = {line.partition(": ")[2] for line in metadata.splitlines() if line.startswith("Requires-Dist")}
+    assert {name.partition(">")[0] for name in needed} == {"msgpack", "numpy", "websockets"}
 
 
 def test_lives_beside_the_tokenizers_of_pypi(wheel: Path, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from gato.inference.decoder import LARGEST_CHUNK, Decoder
 from gato.inference.generate import generate
 from gato.inference.memory import MODES, Memory, Mode
 from gato.inference.observations import split_actions, stack_observations
+from gato.inference.stream import TextStream
 from gato.model.layers import unrolled
 from gato.recipes.recipe import Conditioning, get_recipe
 from gato.tokenizers.errors import GatoError, SpecError, suggest
@@ -357,11 +358,45 @@ class Agent:
             documents,
             self.source(source)[1].spec,
             key=jax.random.fold_in(self._key, self._seeds),
-            sampling=sampler.Sampling.of(
-                self.recipe.decoding.text_temperature if temperature is None else temperature, top_k, top_p
-            ),
+            sampling=self._text_sampling(temperature, top_k, top_p),
             limit=limit,
             begin=begin,
+        )
+
+    def stream(
+        self,
+        source: str,
+        document: Mapping[str, Any],
+        *,
+        begin: str = "",
+        stop: Sequence[str] = (),
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        limit: int = 64,
+    ) -> TextStream:
+        """One text of `generate`, piece by piece while it is written, without `begin`.
+
+        ``stop``: strings that end it. Prompt and text stay within the length of a training row.
+        """
+        self._seeds += 1
+        return TextStream(
+            self.meta.model,
+            self.params,
+            self.tokenizer,
+            document,
+            self.source(source)[1].spec,
+            key=jax.random.fold_in(self._key, self._seeds),
+            sampling=self._text_sampling(temperature, top_k, top_p),
+            limit=limit,
+            context=self.meta.length,
+            begin=begin,
+            stop=stop,
+        )
+
+    def _text_sampling(self, temperature: float | None, top_k: int | None, top_p: float | None) -> sampler.Sampling:
+        return sampler.Sampling.of(
+            self.recipe.decoding.text_temperature if temperature is None else temperature, top_k, top_p
         )
 
     def _active(self) -> _Session:

@@ -5,20 +5,23 @@ Only text ids and the end token can be drawn, so whatever is written decodes. Ga
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from gato.inference import sampler
+from gato.inference import writing
 from gato.inference.history import History
+from gato.inference.sampler import Sampling, fold_each
 from gato.model.cache import init_cache
 from gato.model.config import ModelConfig
 from gato.tokenizers.errors import SpecError
 from gato.tokenizers.sequence import SequenceTokenizer
 from gato.tokenizers.spec import EpisodeSpec
-from gato.tokenizers.token_sequence import concatenate
+from gato.tokenizers.text import TextTokenizer
+from gato.tokenizers.token_sequence import TokenSequence, concatenate
 
 BATCH = 64
 ROUNDING = 16  # of the texts' lengths, which are compiled shapes
@@ -32,7 +35,7 @@ def generate(
     spec: EpisodeSpec,
     *,
     key: jax.Array,
-    sampling: sampler.Sampling,
+    sampling: Sampling,
     limit: int,
     begin: str = "",
 ) -> list[str]:
@@ -52,26 +55,12 @@ def generate(
     Raises:
       SpecError: no leaf is left to write, or a given leaf does not match the spec.
     """
-    left = [path for path in spec.observations if path not in documents]
-    if spec.kind != "document" or not left or spec.observations[left[-1]].modality != "text":
-        raise SpecError(
-            f"generate: a document spec whose last leaf is text and not given is needed, got kind {spec.kind!r} with "
-            f"{', '.join(spec.observations)}, given {', '.join(documents)}"
-        )
-    if tokenizer.text is None:
-        raise SpecError("generate: this tokenizer has no text model")
+    text, first = check_document(tokenizer, documents, spec, begin)
     counts = {path: len(values) for path, values in documents.items()}
     if len(set(counts.values())) != 1:
         raise SpecError(f"generate: every leaf needs one value a document, got {counts}")
     total = next(iter(counts.values()))
-    first = tokenizer.text.encode(begin) if begin else np.zeros(0, np.int32)
-    prefixes = []
-    for i in range(total):
-        one = {
-            path: np.asarray(values[i])[None] if _is_image(spec, path) else [values[i]]
-            for path, values in documents.items()
-        }
-        prefixes.append(tokenizer.tokenize(one, None, spec))
+    prefixes = [prefix(tokenizer, {path: values[i] for path, values in documents.items()}, spec) for i in range(total)]
     batch = -(-total // -(-total // BATCH)) if total else 0  # equal batches: one compiled shape
     texts: list[str] = []
     vocabulary = tokenizer.vocabulary
@@ -86,24 +75,49 @@ def generate(
             history.append_ids(np.arange(batch), np.tile(first, (batch, 1)))
         longest = -(-int(history.lengths.max()) // ROUNDING) * ROUNDING
         tokens, valid = history.chunk(np.arange(batch), np.zeros(batch, np.int32), longest)
-        ids = sampler.extend_and_write(
+        cache = init_cache(config, batch, longest + limit, params)
+        ids, _ = writing.write(
             config,
-            tokenizer.text.size,
+            text.size,
             vocabulary.end,
             limit,
             params,
-            init_cache(config, batch, longest + limit, params),
-            tokens,
-            valid,
-            sampler.fold_each(jax.numpy.broadcast_to(key, batch), np.arange(start, start + batch)),
+            writing.begin(config, params, cache, tokens, valid),
+            document_keys(key, start, batch),
             sampling,
         )
         for row in np.asarray(ids)[: batch - missing]:
             ended = np.flatnonzero(row == vocabulary.end)
             written = row[: ended[0]] if len(ended) else row
-            texts.append(tokenizer.text.decode(np.concatenate([first, written])))
+            texts.append(text.decode(np.concatenate([first, written])))
     return texts
 
 
-def _is_image(spec: EpisodeSpec, path: str) -> bool:
-    return path in spec.observations and spec.observations[path].modality == "image"
+def document_keys(key: jax.Array, first: int, count: int) -> jax.Array:
+    """[count], the keys of documents ``first`` and following, whatever the batch in which they are written."""
+    return fold_each(jnp.broadcast_to(key, count), np.arange(first, first + count))
+
+
+def check_document(
+    tokenizer: SequenceTokenizer, given: Collection[str], spec: EpisodeSpec, begin: str
+) -> tuple[TextTokenizer, np.ndarray]:
+    """The text model and the ids of ``begin``, for documents whose leaves ``given`` are there and the last is not.
+
+    Raises SpecError, see `generate`.
+    """
+    left = [path for path in spec.observations if path not in given]
+    if spec.kind != "document" or not left or spec.observations[left[-1]].modality != "text":
+        raise SpecError(
+            f"generate: a document spec whose last leaf is text and not given is needed, got kind {spec.kind!r} with "
+            f"{', '.join(spec.observations)}, given {', '.join(given)}"
+        )
+    if tokenizer.text is None:
+        raise SpecError("generate: this tokenizer has no text model")
+    return tokenizer.text, tokenizer.text.encode(begin) if begin else np.zeros(0, np.int32)
+
+
+def prefix(tokenizer: SequenceTokenizer, document: Mapping[str, Any], spec: EpisodeSpec) -> TokenSequence:
+    """The tokens of the leaves of one document that are given. Raises SpecError, see `SequenceTokenizer.tokenize`."""
+    images = {path for path, leaf in spec.observations.items() if leaf.modality == "image"}
+    one = {path: np.asarray(value)[None] if path in images else [value] for path, value in document.items()}
+    return tokenizer.tokenize(one, None, spec)

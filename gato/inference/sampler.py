@@ -21,7 +21,7 @@ from gato.model.cache import Cache
 from gato.model.config import ModelConfig
 from gato.model.transformer import GatoModel
 from gato.tokenizers.errors import GatoError
-from gato.tokenizers.token_sequence import ACTION_POSITION, NO_POSITION
+from gato.tokenizers.token_sequence import ACTION_POSITION
 
 Tokens = dict[str, jax.Array]
 # [lo, hi) of the legal ids of every action token.
@@ -145,7 +145,7 @@ def extend_and_act(
         return ids_B, jnp.pad(logits_BV, ((0, 0), (0, widest - (hi - lo))), constant_values=ILLEGAL)
 
     hidden_BND, taken = model.apply(params, tokens, taken, valid, method="extend")
-    state = _last_valid(hidden_BND, valid), taken
+    state = last_valid(hidden_BND, valid), taken
     parts = []
     start = 0
     # Tokens with the same range share one compiled body; the last token is drawn but not appended.
@@ -156,7 +156,7 @@ def extend_and_act(
             state: tuple[jax.Array, Cache], place: jax.Array, lo: int = lo, hi: int = hi
         ) -> tuple[tuple[jax.Array, Cache], tuple[jax.Array, jax.Array]]:
             drawn = draw(state[0], place, lo, hi)
-            token = _single(drawn[0], ACTION_POSITION)
+            token = single(drawn[0], ACTION_POSITION)
             hidden_B1D, cache = model.apply(params, token, state[1], one, method="extend")
             return (hidden_B1D[:, 0], cache), drawn
 
@@ -171,57 +171,6 @@ def extend_and_act(
     logits_ABW = jnp.concatenate([logits for _, logits in parts])
     cache = _put(cache, index, lengths, state[1], tokens["ids"].shape[1] + len(ranges) - 1)
     return ids_AB.T, jnp.swapaxes(logits_ABW, 0, 1), cache
-
-
-@functools.partial(jax.jit, static_argnames=("config", "text_size", "end", "limit"))
-def extend_and_write(
-    config: ModelConfig,
-    text_size: int,
-    end: int,
-    limit: int,
-    params: Any,
-    cache: Cache,
-    tokens: Tokens,
-    valid: jax.Array,
-    keys: jax.Array,
-    sampling: Sampling,
-) -> jax.Array:
-    """Appends a chunk and writes text behind it until every row has ended or has ``limit`` tokens.
-
-    Args:
-      keys: [B], of each row's draws.
-
-    Returns:
-      int32 [B, limit]: text ids, and ``end`` from the end of each row's text on.
-    """
-    model = GatoModel(config)
-    rows = valid.shape[0]
-
-    def draw(hidden_BD: jax.Array, place: jax.Array) -> jax.Array:
-        text_BV = model.apply(params, hidden_BD, 0, text_size, method="logits")
-        end_B1 = model.apply(params, hidden_BD, end, end + 1, method="logits")
-        index_B = sample(jnp.concatenate([text_BV, end_B1], axis=-1), fold_each(keys, place), sampling)
-        return jnp.where(index_B == text_size, end, index_B)
-
-    def write(state: tuple[Any, ...]) -> tuple[Any, ...]:
-        place, hidden_BD, cache, ids_BN, ended_B = state
-        id_B = jnp.where(ended_B, end, draw(hidden_BD, place))
-        ids_BN = jax.lax.dynamic_update_slice_in_dim(ids_BN, id_B[:, None], place, axis=1)
-        ended_B |= id_B == end
-        token = _single(id_B, NO_POSITION)
-        hidden_B1D, cache = model.apply(params, token, cache, 1 - ended_B.astype(jnp.int32), method="extend")
-        return place + 1, hidden_B1D[:, 0], cache, ids_BN, ended_B
-
-    hidden_BND, cache = model.apply(params, tokens, cache, valid, method="extend")
-    start = (
-        jnp.zeros((), jnp.int32),
-        _last_valid(hidden_BND, valid),
-        cache,
-        jnp.full((rows, limit), end, jnp.int32),
-        jnp.zeros((rows,), bool),
-    )
-    state = jax.lax.while_loop(lambda state: (state[0] < limit) & ~jnp.all(state[4]), write, start)
-    return state[3]
 
 
 @jax.jit
@@ -272,11 +221,12 @@ def _put(cache: Cache, index: jax.Array | None, lengths: jax.Array, taken: Cache
     return _each(write, cache, taken, length=cache.length)
 
 
-def _last_valid(hidden_BND: jax.Array, valid: jax.Array) -> jax.Array:
+def last_valid(hidden_BND: jax.Array, valid: jax.Array) -> jax.Array:
+    """The output at each row's last valid token, [B, D]."""
     return jnp.take_along_axis(hidden_BND, jnp.maximum(valid - 1, 0)[:, None, None], axis=1)[:, 0]
 
 
-def _single(ids_B: jax.Array, local_position: int) -> Tokens:
+def single(ids_B: jax.Array, local_position: int) -> Tokens:
     """One token for each row, in the form of a batch without patches."""
     column = ids_B[:, None]
     return {

@@ -16,7 +16,7 @@ import pytest
 from gato.launch import cli
 from gato.tokenizers.errors import GatoError
 
-COMMANDS = ("quickstart", "collect", "plan", "train", "evaluate", "report")
+COMMANDS = ("quickstart", "collect", "plan", "train", "evaluate", "generate", "serve", "report")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -46,6 +46,12 @@ def test_help_does_not_import_the_heavy_packages() -> None:
     ("argv", "message"),
     [
         (["evaluat"], "did you mean 'evaluate'?"),
+        (["generate"], "--checkpoint"),
+        (["generate", "--checkpoint=x", "--temperature=-1"], "'-1' is no number >= 0"),
+        (["generate", "--checkpoint=x"], "no such directory"),
+        (["serve", "--checkpoint=x", "--idle=soon"], "'soon' is no time"),
+        (["serve", "--checkpoint=x", "--memory=all"], "--memory 'all' is not possible"),
+        (["serve", "--checkpoint=x", "--host=0.0.0.0"], "a token is needed"),
         (["data", "impor", "a", "b"], "no command 'impor'; did you mean 'import'?"),
         (["data", "import", "a", "b", "--bad", "ski"], "--bad 'ski' is not possible; did you mean 'skip'?"),
         (["quickstart", "--budget", "soon"], "'soon' is no time"),

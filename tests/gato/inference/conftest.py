@@ -32,6 +32,7 @@ READER = EpisodeSpec.of(
 )
 SEER = EpisodeSpec.of({"image": LeafSpec("image", (32, 16, 3))}, LeafSpec("discrete", values=4))
 CAPTION = EpisodeSpec.of({"image": LeafSpec("image", (16, 32, 3)), "text": LeafSpec("text")}, {}, "document")
+PLAIN = EpisodeSpec.of({"text": LeafSpec("text")}, {}, "document")
 MISSIONS = ("go", "pick up the red ball", "open the purple door now")
 
 
@@ -73,7 +74,13 @@ def make_agent() -> Callable[..., Agent]:
     def make(recipe: str = "gato", length: int = 256, window: int | None = 1, seed: int = 0, **model: Any) -> Agent:
         config = preset("tiny", vocabulary, **model)
         statistics = {"target_return": 10.0} if recipe == "return_conditioned" else {}
-        specs = {"arm/reach": ARM, "grid/reader": READER, "game/seer": SEER, "captions/rooms": CAPTION}
+        specs = {
+            "arm/reach": ARM,
+            "grid/reader": READER,
+            "game/seer": SEER,
+            "captions/rooms": CAPTION,
+            "text/plain": PLAIN,
+        }
         meta = CheckpointMeta(
             model=config,
             vocabulary=vocabulary,
