@@ -71,13 +71,14 @@ class Cached:
         self._tokens = {"ids": jnp.zeros(shape, jnp.int32), "local_position": jnp.full(shape, NO_POSITION, jnp.int32)}
         self._valid = jnp.full((batch,), CHUNK, jnp.int32)
         self._ranges = ((vocabulary.text_size, vocabulary.text_size + vocabulary.bins),) * ACTION_TOKENS
-        self._key = jax.random.key(0)
+        self._key, self._seeds = jax.random.key(0), jnp.zeros(batch, jnp.int32)
 
     def __call__(self) -> jax.Array:
         cache = dataclasses.replace(self._cache, length=self._length + 0)
         ids, _, self._cache = sampler.extend_and_act(
-            self._config, self._ranges, self._params, cache, self._tokens, self._valid, self._key, 0, 1.0
-        )
+            self._config, self._ranges, self._params, cache, self._tokens, self._valid, self._key, self._seeds,
+            self._seeds, 1.0,
+        )  # fmt: skip
         return ids
 
 

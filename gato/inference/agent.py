@@ -16,7 +16,7 @@ import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +59,8 @@ class _Session:
     conditionings: list[Conditioning]
     targets: list[float | None]
     derived: list[dict[str, float]]
+    seeds: np.ndarray  # uint32 [B], of each row's episode
+    steps: np.ndarray  # int32 [B], timesteps of it so far
     patch_capacity: int = 0
 
 
@@ -117,6 +119,7 @@ class Agent:
         targets: Sequence[float | None] | None = None,
         window_timesteps: int | None = None,
         temperature: float | None = None,
+        prompt_part: Literal["end", "beginning"] = "end",
     ) -> None:
         """New episodes begin in all of a batch of environments.
 
@@ -125,8 +128,10 @@ class Agent:
             prompts.
           batch: number of environments; by default one for each prompt, or one.
           spec: of a new embodiment, instead of a source (or another spec for it).
-          prompts: for each environment a demonstration, or None. The end of it is shown, as many timesteps as prompts
-            had in training: half of training's prompts are the end of an episode, and it shows the goal.
+          prompts: for each environment a demonstration, or None. As many timesteps of it are shown as prompts had in
+            training.
+          prompt_part: which end of it. Half of training's prompts are the end of an episode, and it shows the goal; the
+            paper shows the beginning.
           sources: for each environment its source, where tasks of one embodiment are played in one batch.
           targets: for each environment what the recipe is conditioned on; None: the recipe's default for the source.
           window_timesteps: timesteps of memory behind the prompt, instead of those of training.
@@ -162,7 +167,7 @@ class Agent:
             )
         ranges = tuple((int(lo), int(hi)) for lo, hi in self.tokenizer.action_ranges(spec))
         ragged = any(leaf.modality == "text" for leaf in spec.observations.values())
-        pieces = self._prompts(prompts or [None] * batch, spec, first.prompt_timesteps)
+        pieces = self._prompts(prompts or [None] * batch, spec, first.prompt_timesteps, prompt_part)
         prompt_lengths = lengths(pieces, batch)
         window = first.window_timesteps if window_timesteps is None else window_timesteps
         if window is not None and window < 1:
@@ -185,6 +190,8 @@ class Agent:
             conditionings=[self.recipe.conditioning(values) for values in statistics],
             targets=list(targets or [None] * batch),
             derived=[{} for _ in range(batch)],
+            seeds=np.zeros(batch, np.uint32),
+            steps=np.zeros(batch, np.int32),
         )
         self.restart(range(batch))
 
@@ -222,7 +229,6 @@ class Agent:
             pieces, batch, rounded(needed, session.ragged), self.meta.vocabulary.padding, session.patch_capacity
         )
         session.patch_capacity = max(session.patch_capacity, len(tokens["patches"]))
-        self._calls += 1
         ids, self.logits, session.cache = sampler.extend_and_act(
             self.meta.model,
             session.ranges,
@@ -231,17 +237,28 @@ class Agent:
             used(tokens),
             valid,
             self._key,
-            np.int32(self._calls),
+            session.seeds.copy(),  # JAX may read a numpy array later than `restart` changes it
+            session.steps.copy(),
             np.float32(session.temperature),
         )
         chosen = np.asarray(ids)
+        session.steps += 1
         memory.remember(prefix, chosen, valid)
         return split_actions(self.tokenizer.decode_actions(chosen, session.spec), batch)
 
-    def restart(self, rows: Sequence[int]) -> None:
-        """New episodes begin in these rows; their prompts stay."""
+    def restart(self, rows: Sequence[int], seeds: Sequence[int] | None = None) -> None:
+        """New episodes begin in these rows; their prompts stay.
+
+        Args:
+          seeds: of each row's episode, in [0, 2**32): the draws of a row depend on its seed alone, not on the rows
+            beside it nor on what the agent did before. None: seeds that this agent has not had yet.
+        """
         session = self._active()
         session.memory.restart(np.asarray(rows, np.int64))
+        if seeds is None:
+            seeds = range(self._calls, self._calls + len(rows))
+            self._calls += len(rows)
+        session.seeds[list(rows)], session.steps[list(rows)] = seeds, 0
         for row in rows:
             session.derived[row] = session.conditionings[row].start(session.targets[row])
 
@@ -254,6 +271,7 @@ class Agent:
         session.conditionings = [session.conditionings[row] for row in rows]
         session.targets = [session.targets[row] for row in rows]
         session.derived = [session.derived[row] for row in rows]
+        session.seeds, session.steps = session.seeds[chosen], session.steps[chosen]
         session.patch_capacity = 0
 
     def generate(
@@ -300,24 +318,30 @@ class Agent:
             derived[row] = conditionings[row].update(float(rewards[row]))
         return conditionings, derived
 
-    def _prompts(self, prompts: Sequence[Episode | None], spec: EpisodeSpec, timesteps: int | None) -> list[Piece]:
-        """The prompts' tokens: the last ``timesteps`` of each episode, at most half a row of training."""
+    def _prompts(
+        self, prompts: Sequence[Episode | None], spec: EpisodeSpec, timesteps: int | None, part: str
+    ) -> list[Piece]:
+        """The prompts' tokens: the first or last ``timesteps`` of each episode, at most half a row of training."""
         pieces = []
         budget = self.meta.length // 2
         steps = timesteps or max(1, budget // self.tokenizer.tokens_per_timestep(spec))
         for row, episode in enumerate(prompts):
             if episode is None:
                 continue
-            start = max(0, len(episode) - steps)
+            shown = slice(-steps, None) if part == "end" else slice(steps)
             sequence = self.tokenizer.tokenize(
-                {path: values[start:] for path, values in episode.observations.items()},
-                {path: values[start:] for path, values in episode.actions.items()},
+                {path: values[shown] for path, values in episode.observations.items()},
+                {path: values[shown] for path, values in episode.actions.items()},
                 spec,
-                {name: values[start:] for name, values in self.recipe.derive(episode).items()},
+                {name: values[shown] for name, values in self.recipe.derive(episode).items()},
             )
-            starts = sequence.timestep_starts
-            over = int(np.searchsorted(starts, len(sequence) - budget))  # whole timesteps only
-            sequence = sequence.slice(min(over, len(starts) - 2), len(starts) - 1)
+            starts = sequence.timestep_starts  # whole timesteps only, at least one
+            if part == "end":
+                over = int(np.searchsorted(starts, len(sequence) - budget))
+                sequence = sequence.slice(min(over, len(starts) - 2), len(starts) - 1)
+            else:
+                fits = int(np.searchsorted(starts, budget, side="right")) - 1
+                sequence = sequence.slice(0, max(fits, 1))
             pieces.append((row, sequence))
         if not pieces:
             return []

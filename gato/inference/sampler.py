@@ -32,6 +32,11 @@ def sample(logits_BV: jax.Array, key: jax.Array, temperature: jax.Array | float)
     return jnp.where(temperature > 0, drawn, jnp.argmax(logits_BV, axis=-1)).astype(jnp.int32)
 
 
+def sample_rows(logits_BV: jax.Array, keys_B: jax.Array, temperature: jax.Array | float) -> jax.Array:
+    """As `sample`, each row with its own key: what a row draws does not depend on the rows beside it."""
+    return jax.vmap(sample, in_axes=(0, 0, None))(logits_BV, keys_B, jnp.asarray(temperature))
+
+
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="cache")
 def extend(config: ModelConfig, params: Any, cache: Cache, tokens: Tokens, valid: jax.Array) -> Cache:
     """Appends ``valid`` [B] tokens of a chunk [B, n] to each row, e.g. a prompt."""
@@ -47,7 +52,8 @@ def extend_and_act(
     tokens: Tokens,
     valid: jax.Array,
     key: jax.Array,
-    call: jax.Array | int,
+    seeds: jax.Array,
+    steps: jax.Array,
     temperature: jax.Array | float,
 ) -> tuple[jax.Array, jax.Array, Cache]:
     """Appends a chunk whose last valid token precedes the action, and samples the action's A tokens.
@@ -55,7 +61,8 @@ def extend_and_act(
     Args:
       ranges: A legal ranges; each token is drawn from its own.
       tokens: [B, n] arrays of a batch; valid: int32 [B], at least 1.
-      key, call: the draws are a function of both; ``call`` counts the calls.
+      key, seeds, steps: row b's draws are a function of the key, ``seeds[b]`` (uint32, of its episode) and ``steps[b]``
+        (int32, timesteps of it so far).
       temperature: scalar; 0 is greedy.
 
     Returns:
@@ -65,11 +72,12 @@ def extend_and_act(
     model = GatoModel(config)
     widest = max(hi - lo for lo, hi in ranges)
     one = jnp.ones_like(valid)
-    key = jax.random.fold_in(key, call)
+    keys_B = jax.vmap(lambda seed, step: jax.random.fold_in(jax.random.fold_in(key, seed), step))(seeds, steps)
 
     def draw(hidden_BD: jax.Array, place: jax.Array | int, lo: int, hi: int) -> tuple[jax.Array, jax.Array]:
         logits_BV = model.apply(params, hidden_BD, lo, hi, method="logits")
-        ids_B = lo + sample(logits_BV, jax.random.fold_in(key, place), temperature)
+        place_keys_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, place)
+        ids_B = lo + sample_rows(logits_BV, place_keys_B, temperature)
         return ids_B, jnp.pad(logits_BV, ((0, 0), (0, widest - (hi - lo))), constant_values=ILLEGAL)
 
     hidden_BND, cache = model.apply(params, tokens, cache, valid, method="extend")
