@@ -90,7 +90,8 @@ def evaluate(
         processes = cores() if jax.default_backend() == "cpu" else 1
     if simulators is None:
         simulators = max(1, cores() // (processes or 1)) if local else 1
-    playing = {choice.task: choice.source for choice in chosen if choice.task}
+    # A task that is played as another one's source has nothing to be shown of that one.
+    playing = {c.task: c.source if c.task == c.meta.task else "" for c in chosen if c.task}
     shown: dict[str, PromptSource] = {}
     if protocol.prompt != "none" and playing:
         given = Path(prompts).absolute() if prompts is not None else None

@@ -55,7 +55,7 @@ def find_prompts(
     """Task -> its demonstrations.
 
     Args:
-      tasks: task -> the source of the checkpoint that it is, or another name.
+      tasks: task -> the source of the checkpoint that it is, or "".
       run: run directory, whose ``config.json`` names the stores; it may have none.
       folder: where demonstrations of experts are kept.
       given: stores in folders ``given/suite/task``, as ``gato collect`` writes them.
