@@ -23,7 +23,7 @@ from gato.evaluation.demonstrations import EvaluationError, open_demonstrations,
 from gato.evaluation.evaluation_page import write_evaluation_page
 from gato.evaluation.executors import get_executor
 from gato.evaluation.jobs import Chosen, Protocol, Work, environment_spec, plan_jobs, size, worker_agent
-from gato.evaluation.prompts import PromptSource, find_prompts
+from gato.evaluation.prompts import OF_EXPERT, PromptSource, find_prompts
 from gato.evaluation.results import Journal, refuse_loss, summarise_jobs, write_results
 from gato.evaluation.simulators import STEP_SECONDS
 from gato.inference.agent import Agent
@@ -74,7 +74,8 @@ def evaluate(
       What ``summary.json`` holds.
 
     Raises:
-      EvaluationError: nothing to play, or `out` holds results of tasks that are left out now and would be lost.
+      EvaluationError: nothing to play, or `out` holds results that would be lost: of tasks that are left out now, or of
+        another protocol.
       CheckpointError, AgentError, StoreError, MissingSuiteError, UnknownTaskError: see there.
     """
     if protocol.episodes < 1:
@@ -84,7 +85,7 @@ def evaluate(
     found, run = find_checkpoint(checkpoint).absolute(), run_directory(Path(checkpoint).absolute())
     agent, folder = worker_agent(found), results_folder(checkpoint, out)
     chosen = choose(agent, tasks, suites)
-    refuse_loss(folder, {name for choice in chosen for name in (choice.source, choice.task)})
+    refuse_loss(folder, {name for choice in chosen for name in (choice.source, choice.task)}, protocol)
     local = executor == "local"
     if processes is None and local:
         processes = cores() if jax.default_backend() == "cpu" else 1
@@ -96,7 +97,7 @@ def evaluate(
     if protocol.prompt != "none" and playing:
         given = Path(prompts).absolute() if prompts is not None else None
         shown = find_prompts(playing, run, folder / "prompts", given, min(processes or cores(), cores()), progress)
-        _say_unprompted(shown)
+        _say_prompts(shown)
     trained = list(open_demonstrations(run, missing="skip")) if specialists and (run / CONFIG_FILE).is_file() else []
     jobs = plan_jobs(chosen, agent, protocol, trained)
     work = Work(found, run, protocol, shown, simulators, step_seconds)
@@ -200,7 +201,11 @@ def _new(agent: Agent, task: str) -> Chosen:
     return Chosen("", task, SourceMeta(spec, task))
 
 
-def _say_unprompted(shown: dict[str, PromptSource]) -> None:
+def _say_prompts(shown: dict[str, PromptSource]) -> None:
+    asked = [task for task, source in shown.items() if source.origin == OF_EXPERT]
+    if asked:
+        names = f"{', '.join(asked[:3])}{' and more' if len(asked) > 3 else ''}"
+        print(f"no demonstrations in the run: shown some that the experts give now: {names}", file=sys.stderr)
     for task, source in shown.items():
         if not source.store:
             print(f"{task}: played without a prompt ({source.origin}); --prompts=DIR gives some", file=sys.stderr)

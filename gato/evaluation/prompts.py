@@ -19,7 +19,7 @@ from gato.evaluation.demonstrations import Demonstrations, EvaluationError, open
 from gato.evaluation.rollouts import PROMPTS
 from gato.training.run_directory import CONFIG_FILE
 
-NONE = "none"
+NONE, OF_EXPERT = "none", "of the task's expert, collected for this"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _of_expert(task: str, folder: Path, processes: int, progress: bool) -> Promp
     """A few that the task's expert gives now; kept, so that the evaluation can go on with the same ones."""
     try:
         collect([CollectPlan(task, PROMPTS)], folder, processes=processes, progress=progress)
-        return _chosen(Store(folder / task), None, "of the task's expert, collected for this")
+        return _chosen(Store(folder / task), None, OF_EXPERT)
     except (ExpertError, CollectError) as error:
         return PromptSource(origin=f"{NONE}: {error}")
 

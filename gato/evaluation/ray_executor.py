@@ -18,6 +18,7 @@ from gato.evaluation.jobs import Job, Progress, Result, Work, run_job, size
 from gato.tokenizers.errors import GatoError
 
 ATTEMPTS = 3  # at one job, before it is what kills the actors
+_PATIENCE = 60.0  # seconds without news, before a line says what is waited for
 
 
 class _Actor:
@@ -30,6 +31,9 @@ class _Actor:
         from gato.training.setup import enable_compilation_cache
 
         enable_compilation_cache()
+
+    def ready(self) -> None:
+        """Answers once there is room for the actor, and it has started."""
 
     def run(self, job: Job, work: Work) -> Result | GatoError:
         """A mistake of the user travels as a value: Ray would wrap it into its own trace."""
@@ -72,31 +76,45 @@ def _run(ray: Any, jobs: Sequence[Job], work: Work, processes: int, advance: Pro
         )
     remote = ray.remote(**needed)(_Actor)
     flags = "" if needed["num_gpus"] else ONE_THREAD
-    actors = [remote.remote(flags) for _ in range(min(processes, fits, len(jobs)))]
-    waiting = collections.deque((job, 1) for job in jobs)
-    running: dict[Any, tuple[Any, Job, int]] = {}  # answer to come -> who, what, which attempt
-    while waiting or running:
-        while waiting and actors:
-            actor, (job, attempt) = actors.pop(), waiting.popleft()
-            running[actor.run.remote(job, work)] = actor, job, attempt
-        (done,), _ = ray.wait(list(running))
-        actor, job, attempt = running.pop(done)
-        try:
-            result = ray.get(done)
-        except ray.exceptions.RayActorError as error:
-            if attempt == ATTEMPTS:
-                raise EvaluationError(
-                    f"{_name(job)}: {ATTEMPTS} Ray actors died of it: {_first_line(error)}"
-                ) from error
-            print(f"a Ray actor died ({_first_line(error)}): {_name(job)} begins again", file=sys.stderr)
-            waiting.appendleft((job, attempt + 1))
-            actors.append(remote.remote(flags))
+    idle: list[Any] = []
+    running: dict[Any, tuple[Any, Job | None]] = {}  # answer to come -> who gives it, of which job (None: its start)
+    waiting, deaths = collections.deque(jobs), collections.Counter[str]()
+
+    def start() -> None:
+        actor = remote.remote(flags)
+        running[actor.ready.remote()] = actor, None
+
+    for _ in range(min(processes, fits, len(jobs))):
+        start()
+    while waiting or any(job is not None for _, job in running.values()):
+        while waiting and idle:
+            actor, job = idle.pop(), waiting.popleft()
+            running[actor.run.remote(job, work)] = actor, job
+        answers, _ = ray.wait(list(running), timeout=_PATIENCE)
+        if not answers:
+            if all(job is None for _, job in running.values()):
+                print("waiting for room in the Ray cluster", file=sys.stderr)
             continue
+        answer = answers[0]
+        actor, done = running.pop(answer)
+        try:
+            result = ray.get(answer)
+        except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
+            what = "its start" if done is None else _name(done)
+            deaths[what] += 1
+            if deaths[what] == ATTEMPTS:
+                raise EvaluationError(f"{ATTEMPTS} Ray actors died of {what}: {_first_line(error)}") from error
+            print(f"a Ray actor died of {what}, which begins again: {_first_line(error)}", file=sys.stderr)
+            if done is not None:
+                waiting.appendleft(done)
+            start()
+            continue
+        idle.append(actor)
         if isinstance(result, GatoError):
             raise result
-        actors.append(actor)
-        advance(size(job, work.protocol))
-        yield job, result
+        if done is not None:
+            advance(size(done, work.protocol))
+            yield done, result
 
 
 def _name(job: Job) -> str:

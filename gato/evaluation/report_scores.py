@@ -41,9 +41,10 @@ def scores_section(summary: Mapping[str, Any]) -> str:
     ]
     if controls:
         ring = '<svg><circle cx="9" cy="6" r="4.5" style="fill:none;stroke:var(--soft);stroke-width:1.8"/></svg>'
-        marks.append(
-            f"<li>{ring}the agent without what it needs: {html.escape(', '.join(controls).replace('_', ' '))}</li>"
-        )
+        marks.append(f"{ring}the agent without what it needs: {html.escape(', '.join(controls).replace('_', ' '))}")
+    if any(PAPER[suite].mean is not None for suite in suites if suite in PAPER):
+        bar = '<svg><rect width="18" height="10" y="1" rx="3" style="fill:var(--random)"/></svg>'
+        marks.append(f"{bar}the mean of such tasks in the paper, with its own experts and environments")
     body: list[str] = []
     means = summary.get("suites") or {}
     for suite, scores in suites.items():

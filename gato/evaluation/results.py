@@ -21,7 +21,7 @@ import numpy as np
 
 from gato.data_pipelines.environments.registry import get_task
 from gato.evaluation.demonstrations import EvaluationError
-from gato.evaluation.jobs import Job, Line, PlayJob, Result, Work, Written
+from gato.evaluation.jobs import Job, Line, PlayJob, Protocol, Result, Work, Written
 from gato.evaluation.prompts import PromptSource
 from gato.evaluation.report_pictures import png_uri, write_gif
 from gato.evaluation.rollouts import Outcome
@@ -156,8 +156,10 @@ def write_results(folder: Path, summary: Mapping[str, Any], records: Sequence[tu
     write_text(folder / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
 
 
-def refuse_loss(folder: Path, names: set[str]) -> None:
-    """Raises EvaluationError if `folder` holds results of tasks or sources that are not among `names`."""
+def refuse_loss(folder: Path, names: set[str], protocol: Protocol) -> None:
+    """Raises EvaluationError if `folder` holds results of tasks or sources that are not among `names`, or of another
+    protocol.
+    """
     path = folder / "summary.json"
     if not path.exists():
         return
@@ -170,6 +172,13 @@ def refuse_loss(folder: Path, names: set[str]) -> None:
         raise EvaluationError(
             f"{folder}: holds results of {', '.join(lost[:3])}{' and more' if len(lost) > 3 else ''}, which this "
             "evaluation leaves out and would delete; give --out DIR for this one's"
+        )
+    now, then = dataclasses.asdict(protocol), before.get("protocol", {})
+    changed = [f"{key} {then[key]} instead of {value}" for key, value in now.items() if then.get(key, value) != value]
+    if changed:
+        raise EvaluationError(
+            f"{folder}: holds an evaluation with {', '.join(changed)}, which this one would replace; give --out DIR "
+            f"for this one's, or delete {path}"
         )
 
 

@@ -84,7 +84,8 @@ def test_a_full_evaluation_is_not_replaced_by_a_partial_one(run, tmp_path):
     with pytest.raises(EvaluationError, match=r"holds results of toy/hopeless, which .* give --out DIR"):
         evaluate(run, ["toy/match"], **settings)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    assert evaluate(run, list(TASKS), **settings | {"protocol": Protocol(2)})["tasks"]["toy/match"]["episodes"] == 2
+    with pytest.raises(EvaluationError, match=r"with episodes 1 instead of 2, prompt beginning instead of end, which"):
+        evaluate(run, list(TASKS), **settings | {"protocol": Protocol(2, "end")})
     (tmp_path / "summary.json").write_text("{")
     with pytest.raises(EvaluationError, match=r"summary\.json: is no evaluation's summary"):
         evaluate(run, list(TASKS), **settings)
