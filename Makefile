@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow test-beam test-tpu lint format clean
+.PHONY: help quickstart test test-slow test-beam test-ray test-tpu lint format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ test-slow: $(VENV)/.installed-dev ## the tests marked slow (one needs the Debian
 test-beam: .venv-beam/.installed ## the import on Apache Beam, in .venv-beam: an environment of its own
 	.venv-beam/bin/python -m pytest tests/data_pipelines/test_import_beam.py $(ARGS)
 
+test-ray: .venv-ray/.installed ## evaluation on a local Ray cluster, in .venv-ray: an environment of its own
+	.venv-ray/bin/python -m pytest tests/gato/evaluation/test_ray_executor.py $(ARGS)
+
 test-tpu: .venv-tpu/.installed ## the training step through the TPU compiler, in .venv-tpu; needs no TPU, takes minutes
 	.venv-tpu/bin/python -m pytest -m "slow or not slow" tests/gato/planning $(ARGS)
 
@@ -36,7 +39,7 @@ format: $(VENV)/.installed-dev ## rewrite the files as ruff wants them
 	$(BIN)/ruff check --fix .
 
 clean: ## remove the environment and the caches, keep runs/
-	rm -rf $(VENV) .venv-beam .venv-tpu .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
+	rm -rf $(VENV) .venv-beam .venv-ray .venv-tpu .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || { \
@@ -63,4 +66,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 .venv-tpu/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-tpu
 	.venv-tpu/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[tpu]' pytest pytest-timeout
+	@touch $@
+
+.venv-ray/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[ray]' pytest pytest-timeout
 	@touch $@

@@ -140,16 +140,43 @@ def build_parser() -> argparse.ArgumentParser:
 
     evaluate = command(
         "evaluate",
-        "let the trained network act in the simulators of its tasks and score it",
-        "  gato evaluate runs/quickstart\n"
-        "  gato evaluate runs/79m --tasks metaworld/reach-v3 --episodes 50 --out runs/79m/reach",
+        "let the trained network act in the simulators of its tasks and score it; run again to go on",
+        "  gato evaluate --checkpoint=runs/quickstart --suites metaworld babyai --out runs/quickstart/paper\n"
+        "  gato evaluate runs/79m --tasks metaworld/reach-v3 --episodes 20 --out runs/79m/reach\n"
+        "  RAY_ADDRESS=head:6379 gato evaluate runs/79m --executor=ray --processes 64",
     )
-    evaluate.add_argument("run", type=Path, metavar="RUN", help="run directory, or one of its checkpoints")
-    evaluate.add_argument("--tasks", nargs="+", metavar="TASK", help="(default: all that it was trained on)")
-    evaluate.add_argument("--episodes", type=_positive, default=20, metavar="N", help="of each task (default 20)")
+    evaluate.add_argument("run", type=Path, nargs="?", metavar="RUN", help="run directory, or one checkpoint")
+    evaluate.add_argument("--checkpoint", type=Path, metavar="RUN", help="the same, in other words")
+    evaluate.add_argument("--suites", nargs="+", metavar="SUITE", help="all tasks of these that the checkpoint has")
+    evaluate.add_argument("--tasks", nargs="+", metavar="TASK", help="these (default: all that it was trained on)")
+    evaluate.add_argument("--episodes", type=_positive, default=50, metavar="N", help="of each task (default 50)")
+    evaluate.add_argument(
+        "--prompt",
+        choices=("beginning", "end", "none"),
+        default="beginning",
+        help="what is shown of a demonstration (default beginning, as in the paper)",
+    )
+    evaluate.add_argument("--prompts", type=Path, metavar="DIR", help="stores DIR/suite/task of demonstrations to show")
+    evaluate.add_argument("--specialists", action="store_true", help="train and play a small network a task beside it")
     evaluate.add_argument("--seed", type=_natural, default=0, help="of the evaluation's episodes (default 0)")
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="where the results go (default: RUN/evaluation)")
-    evaluate.add_argument("--processes", type=_positive, metavar="N", help="that play (default: the cores)")
+    evaluate.add_argument("--environments", type=_positive, default=40, metavar="N", help="in a batch (default 40)")
+    evaluate.add_argument("--executor", choices=("local", "ray"), default="local", help="who plays (default local)")
+    evaluate.add_argument(
+        "--processes",
+        type=_positive,
+        metavar="N",
+        help="that act (default: the cores; 1 with an accelerator; what Ray has)",
+    )
+    evaluate.add_argument(
+        "--simulators",
+        type=_natural,
+        metavar="N",
+        help="processes of environments for each that acts (default: what the cores allow); 0: in the same process",
+    )
+    evaluate.add_argument(
+        "--step-timeout", type=_seconds, default="60s", metavar="TIME", help="of an environment's step (default 60s)"
+    )
 
     generate = command(
         "generate",

@@ -35,7 +35,7 @@ from gato.training.config import TrainConfig
 
 DEFAULT_BUDGET = 1140.0  # seconds; `--budget` of the command line. The installation takes the twentieth minute.
 PIECES = 2048
-EPISODES = 20
+EPISODES, DOCUMENTS, SPECIALISTS = 20, 200, True  # of the evaluation
 # What the stages around the training are expected to take on two cores; the training gets the rest of the budget.
 EXPECTED = {"tokenizer": 10.0, "evaluate": 165.0, "report": 5.0}
 SHORTEST_TRAINING = 60.0
@@ -149,8 +149,11 @@ class Quickstart:
 
     def evaluate(self) -> None:
         from gato.evaluation.evaluate import evaluate
+        from gato.evaluation.jobs import Protocol
 
-        evaluate(self.out, episodes=EPISODES, seed=self.seed, processes=cores())
+        # Prompts as in the training, which saw one timestep; known simulators, which need no processes of their own.
+        protocol = Protocol(EPISODES, "end", documents=DOCUMENTS, seed=self.seed)
+        evaluate(self.out, protocol=protocol, specialists=SPECIALISTS, processes=cores(), simulators=0)
 
     def report(self) -> None:
         from gato.launch.report import make_report

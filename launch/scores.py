@@ -28,23 +28,36 @@ def score_table(summary: Mapping[str, Any]) -> Table:
         column.no_wrap = True
         column.justify = "left" if column is table.columns[0] else "right"
 
-    def show(value: float | None) -> str:
-        return "–" if value is None else number(value)
-
     for name, entry in summary["tasks"].items():
-        interval = f"{show(entry['low'])} … {show(entry['high'])}"
-        cells = (show(entry.get(key)) for key in ("random", "specialist", "expert"))
-        table.add_row(name, f"[bold]{show(entry['normalised'])}[/]", show(entry["score"]), interval, *cells)
+        interval = f"{_show(entry['low'])} … {_show(entry['high'])}"
+        cells = (_show(entry.get(key)) for key in ("random", "specialist", "expert"))
+        table.add_row(name, f"[bold]{_show(entry['normalised'])}[/]", _show(entry["score"]), interval, *cells)
         for control, score in (entry.get("controls") or {}).items():
-            table.add_row(f"[dim]  {control}[/]", "", f"[dim]{show(score)}[/]")
+            table.add_row(f"[dim]  {control}[/]", "", f"[dim]{_show(score)}[/]")
     for suite, mean in (summary.get("suites") or {}).items():
-        table.add_row(f"[dim]mean of {suite}[/]", f"[dim]{show(mean)}[/]")
-    table.add_row("[bold]mean[/]", f"[bold]{show(summary.get('overall'))}[/]")
+        table.add_row(f"[dim]mean of {suite}[/]", f"[dim]{_show(mean)}[/]")
+    every = summary.get("all") or {}
+    table.add_row("[bold]mean[/]", f"[bold]{_show(summary.get('overall'))}[/]", "", _interval(every, "mean"))
+    if every.get("tasks"):
+        table.add_row("[dim]interquartile mean[/]", f"[dim]{_show(every['iqm'])}[/]", "", _interval(every, "iqm"))
+        table.add_row("[dim]above half of the expert[/]", f"[dim]{every['above_half']} of {every['tasks']}[/]")
+    failures = ", ".join(f"{count} {kind}" for kind, count in (summary.get("failures") or {}).items())
+    if failures or summary.get("lost"):
+        table.add_row(f"[bold]environments failed: {failures or 'none'}; episodes lost: {summary['lost']}[/]")
     for name, scores in (summary.get("captions") or {}).items():
         metric = "object_f1" if "object_f1" in scores else "accuracy"
-        interval = f"{show(scores.get('low'))} … {show(scores.get('high'))}"
+        interval = f"{_show(scores.get('low'))} … {_show(scores.get('high'))}"
         row = f"{name} ({metric.replace('_', ' ')})"
-        table.add_row(row, "", show(scores[metric]), interval, show(scores.get(f"shuffled_{metric}")))
+        table.add_row(row, "", _show(scores[metric]), interval, _show(scores.get(f"shuffled_{metric}")))
     if summary.get("captions"):
         table.caption = "random, for captions and questions: the same with shuffled images"
     return table
+
+
+def _show(value: float | None) -> str:
+    return "–" if value is None else number(value)
+
+
+def _interval(figures: Mapping[str, Any], name: str) -> str:
+    low, high = figures.get(f"{name}_low"), figures.get(f"{name}_high")
+    return "" if low is None else f"{_show(low)} … {_show(high)} %"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from gato.data_pipelines.episode import Episode
+from gato.data_pipelines.errors import StoreError
 from gato.data_pipelines.mixture import SourceConfig, split_episodes
 from gato.data_pipelines.store import Store
 from gato.tokenizers.errors import GatoError
@@ -34,17 +37,19 @@ class Demonstrations:
 
         None for each where nothing was held out.
         """
-        if not len(self.held_out):
-            return [None] * count
-        good: list[Episode] = []
-        failed: list[Episode] = []
-        for index in self.held_out:
-            episode = self.store.episode(int(index))
-            (good if episode.metadata.get("success", True) else failed).append(episode)
-            if len(good) == count:
+        chosen = [self.store.episode(index) for index in successful(self.store, self.held_out.tolist(), count)]
+        return [chosen[i % len(chosen)] for i in range(count)] if chosen else [None] * count
+
+
+def successful(store: Store, episodes: Sequence[int], most: int) -> list[int]:
+    """The first of ``episodes`` that succeeded, at most ``most``; those that failed where none succeeded."""
+    good: list[int] = []
+    for index in episodes:
+        if store.episode(index, 0, 1).metadata.get("success", True):
+            good.append(index)
+            if len(good) == most:
                 break
-        chosen = good or failed
-        return [chosen[i % len(chosen)] for i in range(count)]
+    return good or list(episodes[:most])
 
 
 def run_directory(path: Path | str) -> Path:
@@ -53,11 +58,14 @@ def run_directory(path: Path | str) -> Path:
     return next((folder for folder in (path, *path.parents) if (folder / CONFIG_FILE).is_file()), path)
 
 
-def open_demonstrations(run: Path | str) -> dict[str, Demonstrations]:
+def open_demonstrations(run: Path | str, missing: Literal["raise", "skip"] = "raise") -> dict[str, Demonstrations]:
     """Source name -> its demonstrations, from the run's ``config.json``.
 
+    Args:
+      missing: what to do about a store that was moved or damaged.
+
     Raises:
-      EvaluationError: no configuration there. ConfigError: a damaged one. StoreError: a store was moved or damaged.
+      EvaluationError: no configuration there. ConfigError: a damaged one. StoreError: see ``missing``.
     """
     folder = run_directory(run)
     if not (folder / CONFIG_FILE).is_file():
@@ -65,5 +73,9 @@ def open_demonstrations(run: Path | str) -> dict[str, Demonstrations]:
             f"{run}: no {CONFIG_FILE} in it: prompts come from the data that it names; give a run directory"
         )
     config = read_config(folder)
-    opened = (Demonstrations(source, config.seed) for source in config.sources)
-    return {demonstrations.store.name: demonstrations for demonstrations in opened}
+    opened: dict[str, Demonstrations] = {}
+    for source in config.sources:
+        with contextlib.suppress(*((StoreError,) if missing == "skip" else ())):
+            demonstrations = Demonstrations(source, config.seed)
+            opened[demonstrations.store.name] = demonstrations
+    return opened

@@ -1,212 +1,211 @@
-"""Evaluates a run: the prompted agent in the simulators of its tasks, beside specialists, controls, random and expert.
+"""Evaluates a checkpoint: the prompted agent in the simulators of its tasks, beside controls, random and expert.
 
-Writes into ``<run>/evaluation``: ``summary.json`` (`scores`), ``episodes.jsonl`` (every single episode), ``gifs/`` (the
-first episode of each task) and ``captions.json`` (samples with their pictures).
+The protocol is the paper's (section 4.1): episodes on seeds that no demonstration used, each prompted with the
+beginning of a successful demonstration, scored between random and expert. What comes out stands in `results`; the
+same call goes on where an interrupted one stopped, job by job, with the same result.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
-import json
-import multiprocessing
-import os
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import jax
 
+from gato.data_pipelines.environments.base import UnknownTaskError
 from gato.data_pipelines.environments.registry import get_task
 from gato.data_pipelines.progress import progress as show_progress
-from gato.data_pipelines.worker_process import as_finished, cores, start_worker, worker_pool
-from gato.evaluation.demonstrations import EvaluationError, run_directory
-from gato.evaluation.jobs import Job, Line, PlayJob, Written, plan_jobs, run_job, worker_agent
-from gato.evaluation.report_pictures import png_uri, write_gif
-from gato.evaluation.rollouts import Outcome
-from gato.evaluation.scores import summarise, task_entry
+from gato.data_pipelines.worker_process import cores
+from gato.evaluation.demonstrations import EvaluationError, open_demonstrations, run_directory
+from gato.evaluation.evaluation_page import write_evaluation_page
+from gato.evaluation.executors import get_executor
+from gato.evaluation.jobs import Chosen, Protocol, Work, environment_spec, plan_jobs, size, worker_agent
+from gato.evaluation.prompts import OF_EXPERT, PromptSource, find_prompts
+from gato.evaluation.results import Journal, refuse_loss, summarise_jobs, write_results
+from gato.evaluation.simulators import STEP_SECONDS
+from gato.inference.agent import Agent
+from gato.tokenizers.errors import suggest
 from gato.training.checkpoint import find_checkpoint
+from gato.training.checkpoint_meta import SourceMeta
+from gato.training.run_directory import CONFIG_FILE
 from gato.training.setup import enable_compilation_cache
 
-DOCUMENTS = 200
-# One thread of arithmetic a worker: the small products of acting do not divide well, whole jobs do.
-_ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-_channel: Any = None
+PAPER_PROTOCOL = Protocol()
 
 
 def evaluate(
-    run_dir: Path | str,
+    checkpoint: Path | str,
     tasks: Sequence[str] | None = None,
-    episodes: int = 20,
-    specialists: bool = True,
-    seed: int = 0,
-    out: Path | str | None = None,
+    protocol: Protocol = PAPER_PROTOCOL,
     *,
-    documents: int = DOCUMENTS,
+    suites: Sequence[str] | None = None,
+    prompts: Path | str | None = None,
+    specialists: bool = False,
+    out: Path | str | None = None,
+    executor: str = "local",
     processes: int | None = None,
+    simulators: int | None = None,
+    step_seconds: float = STEP_SECONDS,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Plays all tasks of a run and scores them.
+    """Plays tasks and scores them.
 
     Args:
-      run_dir: run directory (its newest checkpoint) or one of its checkpoints.
-      tasks: sources or tasks of the checkpoint; None: all.
-      episodes: of each task and control, from seeds that no demonstration used.
-      specialists: whether to train and play one specialist for each task.
-      seed: another seed, other episodes.
+      checkpoint: run directory (its newest checkpoint) or one checkpoint.
+      tasks: sources or tasks of the checkpoint, or other tasks (the agent meets them for the first time); with
+        ``suites`` both are played; neither: all sources of the checkpoint.
+      suites: names of suites, for all their tasks that the checkpoint has.
+      protocol: what decides the results.
+      prompts: folder with stores of demonstrations, see `find_prompts`.
+      specialists: whether to train and play one specialist for each task whose data are there.
       out: where the results go; None: ``<run>/evaluation``.
-      documents: pictures to caption or to answer questions about, of each such source.
-      processes: that play; None: one for each core, at most one for each job.
+      executor: "local" or "ray", see `executors`.
+      processes: that act, each with its agent; None: one for each core, or a single one that has the accelerator; on
+        Ray as many as the cluster has room for.
+      simulators: processes for the environments of each acting one; None: what the cores allow, at least one (on Ray
+        one); 0: none, an environment that crashes then takes the acting process down with it.
+      step_seconds: for one step of an environment, before it counts as hanging.
       progress: whether to show it on stderr.
 
     Returns:
       What ``summary.json`` holds.
 
     Raises:
-      EvaluationError: nothing to play, or `out` holds results of tasks that are left out now and would be lost.
-      CheckpointError, AgentError, StoreError, MissingSuiteError: see there.
+      EvaluationError: nothing to play, or `out` holds results that would be lost: of tasks that are left out now, or of
+        another protocol.
+      CheckpointError, AgentError, StoreError, MissingSuiteError, UnknownTaskError: see there.
     """
-    if episodes < 1:
-        raise EvaluationError(f"episodes must be at least 1, got {episodes}")
+    if protocol.episodes < 1:
+        raise EvaluationError(f"episodes must be at least 1, got {protocol.episodes}")
     started = time.monotonic()
     enable_compilation_cache()
-    checkpoint, run = find_checkpoint(run_dir), run_directory(Path(run_dir).absolute())
-    agent = worker_agent(checkpoint, seed)
-    known = agent.meta.sources
-    chosen = list(known) if tasks is None else list(dict.fromkeys(agent.source(name)[0] for name in tasks))
-    folder = Path(out) if out is not None else run / "evaluation"
-    _refuse_loss(folder, {name for source in chosen for name in (source, known[source].task)})
-    processes = processes or cores()
-    jobs = plan_jobs(
-        dict(known), chosen, agent, episodes=episodes, documents=documents, specialists=specialists, processes=processes
-    )
-    if not jobs:
-        raise EvaluationError(f"{run}: nothing to play or to caption among {', '.join(chosen) or 'its sources'}")
-    results: list[tuple[Job, Any]] = []
-    total = sum(job.episodes * len(job.lines) for job in jobs)
-    with show_progress(total, "evaluating", progress) as show:
+    found, run = find_checkpoint(checkpoint).absolute(), run_directory(Path(checkpoint).absolute())
+    agent, folder = worker_agent(found), results_folder(checkpoint, out)
+    chosen = choose(agent, tasks, suites)
+    refuse_loss(folder, {name for choice in chosen for name in (choice.source, choice.task)}, protocol)
+    local = executor == "local"
+    if processes is None and local:
+        processes = cores() if jax.default_backend() == "cpu" else 1
+    if simulators is None:
+        simulators = max(1, cores() // (processes or 1)) if local else 1
+    # A task that is played as another one's source has nothing to be shown of that one.
+    playing = {c.task: c.source if c.task == c.meta.task else "" for c in chosen if c.task}
+    shown: dict[str, PromptSource] = {}
+    if protocol.prompt != "none" and playing:
+        given = Path(prompts).absolute() if prompts is not None else None
+        shown = find_prompts(playing, run, folder / "prompts", given, min(processes or cores(), cores()), progress)
+        _say_prompts(shown)
+    trained = list(open_demonstrations(run, missing="skip")) if specialists and (run / CONFIG_FILE).is_file() else []
+    jobs = plan_jobs(chosen, agent, protocol, trained)
+    work = Work(found, run, protocol, shown, simulators, step_seconds)
+    journal = Journal(folder, work)
+    records = {job: record for job in jobs if (record := journal.load(job)) is not None}
+    waiting = [job for job in jobs if job not in records]
+    done = sum(size(job, protocol) for job in records)
+    total = done + sum(size(job, protocol) for job in waiting)
+    with show_progress(total, "evaluating", progress and bool(waiting), done) as show:
 
         def advance(count: int) -> None:
             show(count, "evaluating")
 
-        for job, result in _run(jobs, min(processes, len(jobs)), checkpoint, run, seed, advance):
-            results.append((job, result))
-    summary = _summary(results, chosen, seed)
-    summary |= {"checkpoint_step": agent.meta.step, "seed": seed, "seconds": time.monotonic() - started}
-    _write_results(folder, summary, results)
+        if waiting:
+            for job, result in get_executor(executor)(
+                waiting, work, min(processes or len(waiting), len(waiting)), advance
+            ):
+                records[job] = journal.save(job, result)
+    ordered = [(job, records[job]) for job in jobs]
+    summary = summarise_jobs(ordered, work, list(playing))
+    summary |= {"checkpoint_step": agent.meta.step, "seed": protocol.seed, "seconds": time.monotonic() - started}
+    write_results(folder, summary, ordered)
+    journal.forget_others()
+    write_evaluation_page(folder, summary)
     return summary
 
 
-def _refuse_loss(folder: Path, names: set[str]) -> None:
-    """Raises EvaluationError if `folder` holds results of tasks or sources that are not among `names`."""
-    path = folder / "summary.json"
-    if not path.exists():
-        return
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        lost = [name for name in (*before["tasks"], *before["captions"]) if name not in names]
-    except (ValueError, KeyError, TypeError) as error:
-        raise EvaluationError(f"{path}: is no evaluation's summary ({error!r}); delete it or give --out DIR") from error
-    if lost:
-        raise EvaluationError(
-            f"{folder}: holds results of {', '.join(lost[:3])}{' and more' if len(lost) > 3 else ''}, which this "
-            "evaluation leaves out and would delete; give --out DIR for this one's"
-        )
+def results_folder(checkpoint: Path | str, out: Path | str | None = None) -> Path:
+    """Where the results of an evaluation go."""
+    return Path(out).absolute() if out is not None else run_directory(Path(checkpoint).absolute()) / "evaluation"
 
 
-def _run(
-    jobs: Sequence[Job], processes: int, checkpoint: Path, run: Path, seed: int, advance: Callable[[int], None]
-) -> Iterator[tuple[Job, Any]]:
-    """Results in the order in which jobs finish."""
-    if processes == 1:
-        for job in jobs:
-            yield job, run_job(job, checkpoint, run, seed, advance)
-        return
-    channel = multiprocessing.get_context("spawn").Queue()
-    try:
-        with worker_pool(processes, _start, (channel,)) as executor:
-            waiting = {executor.submit(_work, job, checkpoint, run, seed): job for job in jobs}
-            yield from as_finished(waiting, channel, advance)
-    except concurrent.futures.process.BrokenProcessPool as error:
-        raise EvaluationError(
-            "a process of the evaluation died, most often for want of memory; run it again with a smaller --processes"
-        ) from error
+def choose(agent: Agent, tasks: Sequence[str] | None, suites: Sequence[str] | None) -> list[Chosen]:
+    """What to evaluate, each task once.
 
-
-def _start(channel: Any) -> None:
-    global _channel
-    _channel = channel
-    start_worker()
-    enable_compilation_cache()
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_ONE_THREAD}".strip()
-
-
-def _work(job: Job, checkpoint: Path, run: Path, seed: int) -> Any:
-    return run_job(job, checkpoint, run, seed, _channel.put)
-
-
-def _summary(results: Sequence[tuple[Job, Any]], sources: Sequence[str], seed: int) -> dict[str, Any]:
-    played: dict[tuple[str, bool], list[Outcome]] = {}
-    lines: dict[str, Line] = {}
-    written: dict[str, Any] = {}
-    for job, result in results:
-        if isinstance(result, Written):
-            written[result.source] = {key: value for key, value in result.scores.items() if key != "samples"}
-            continue
-        assert isinstance(job, PlayJob)
-        lines |= {line.name: line for line in job.lines}
-        for outcome in result:
-            played.setdefault((outcome.entry, job.specialist), []).append(outcome)
-    entries: dict[str, Any] = {}
-    controls: dict[str, dict[str, Any]] = {}
-    for line in sorted(lines.values(), key=lambda line: (sources.index(line.source), line.control)):
-        task = get_task(line.task)
-        scores = [outcome.score(task.metric) for outcome in played[line.name, False]]
-        rival = [outcome.score(task.metric) for outcome in played.get((line.name, True), ())]
-        entry = task_entry(
-            scores, task.random_score, task.expert_score, metric=task.metric, specialist=rival or None, seed=seed
-        )
-        if line.control:
-            entries[line.task].setdefault("controls", {})[line.control] = entry["score"]
-            controls.setdefault(line.task, {})[line.control] = entry
-        else:
-            entry["mean_return"] = float(np.mean([outcome.score_return for outcome in played[line.name, False]]))
-            entry["mean_steps"] = float(np.mean([outcome.steps for outcome in played[line.name, False]]))
-            entries[line.task] = entry
-    return {**summarise(entries), "controls": controls, "captions": written}
-
-
-def _write_results(folder: Path, summary: dict[str, Any], results: Sequence[tuple[Job, Any]]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    samples, episodes = [], []
-    for job, result in results:
-        if isinstance(result, Written):
-            for sample, picture in zip(result.scores["samples"], result.pictures, strict=True):
-                about = {"source": result.source, "question": sample.get("question", "")}
-                samples.append(
-                    {"image": png_uri(picture), "expected": sample["reference"], "answer": sample["text"], **about}
-                )
-            continue
-        for outcome in result:
-            episodes.append(
-                {
-                    "policy": "specialist" if isinstance(job, PlayJob) and job.specialist else "agent",
-                    "task": outcome.entry,
-                    "seed": outcome.seed,
-                    "return": outcome.score_return,
-                    "success": outcome.success,
-                    "steps": outcome.steps,
-                }
+    Raises:
+      EvaluationError: a suite of which the checkpoint has nothing, or nothing that can be evaluated.
+      AgentError, UnknownTaskError, MissingSuiteError: a name that is neither in the checkpoint nor a task.
+    """
+    known = agent.meta.sources
+    names: list[str] = []
+    for suite in suites or ():
+        own = [name for name, meta in known.items() if suite in (_suite(name), _suite(meta.task))]
+        if not own:
+            raise EvaluationError(
+                f"the checkpoint has no task of suite {suite!r}; {suggest(suite, sorted(set(map(_suite, known))))} "
+                "(tasks that are new to it are named one by one: --tasks)"
             )
-            if outcome.frames is not None:
-                write_gif(outcome.frames, folder / "gifs" / f"{outcome.entry.replace('/', '__')}.gif")
-    _write_text(folder / "captions.json", json.dumps({"samples": samples}))
-    _write_text(folder / "episodes.jsonl", "".join(json.dumps(episode) + "\n" for episode in episodes))
-    _write_text(folder / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
+        names += own
+    names += tasks or ()
+    everything = tasks is None and suites is None
+    chosen: dict[str, Chosen] = {}
+    for name in known if everything else names:
+        try:
+            choice = _choose(agent, name)
+        except UnknownTaskError as error:
+            if not everything:
+                raise
+            print(f"{name}: left out, nothing can play it: {error}", file=sys.stderr)
+            continue
+        if choice is not None:
+            chosen.setdefault(choice.task or choice.source, choice)
+    if not chosen:
+        raise EvaluationError(f"nothing to play or to caption among {', '.join(names or known) or 'no sources'}")
+    return list(chosen.values())
 
 
-def _write_text(path: Path, text: str) -> None:
-    """Atomically: a reader, or an interruption, never meets half a file."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+def _suite(name: str) -> str:
+    return name.partition("/")[0]
+
+
+def _choose(agent: Agent, name: str) -> Chosen | None:
+    """None for documents without pictures: there is nothing to ask about them."""
+    known = agent.meta.sources
+    if name not in known and all(meta.task != name for meta in known.values()):
+        try:
+            get_task(name)
+        except UnknownTaskError:
+            agent.source(name)  # says what the checkpoint has
+        return _new(agent, name)
+    source, meta = agent.source(name)
+    if meta.spec.kind == "document":
+        pictured = any(leaf.modality == "image" for leaf in meta.spec.observations.values())
+        return Chosen(source, "", meta) if pictured else None
+    if not meta.task:
+        raise UnknownTaskError(f"source {source!r} of the checkpoint names no task")
+    get_task(meta.task)  # its suite may be missing: say so before anything is played
+    return Chosen(source, meta.task, meta)
+
+
+def _new(agent: Agent, task: str) -> Chosen:
+    """A task that the checkpoint does not have: played as the first source of the same embodiment, if there is one."""
+    spec = environment_spec(task)
+    for source, meta in agent.meta.sources.items():
+        if meta.spec == spec:
+            print(
+                f"{task}: new to this checkpoint; played with what it knows of {source}'s embodiment", file=sys.stderr
+            )
+            return Chosen(source, task, meta)
+    print(f"{task}: a new embodiment for this checkpoint", file=sys.stderr)
+    return Chosen("", task, SourceMeta(spec, task))
+
+
+def _say_prompts(shown: dict[str, PromptSource]) -> None:
+    asked = [task for task, source in shown.items() if source.origin == OF_EXPERT]
+    if asked:
+        names = f"{', '.join(asked[:3])}{' and more' if len(asked) > 3 else ''}"
+        print(f"no demonstrations in the run: shown some that the experts give now: {names}", file=sys.stderr)
+    for task, source in shown.items():
+        if not source.store:
+            print(f"{task}: played without a prompt ({source.origin}); --prompts=DIR gives some", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 A job holds names and numbers only, so that it travels to a worker; the worker opens the checkpoint and the data once
 and keeps them. Tasks of one embodiment (same spec, same window) form one batch of environments; so do their controls.
+What a job gives depends on the job and the `Protocol` alone: not on which process did it, nor on what it did before.
 """
 
 from __future__ import annotations
@@ -9,24 +10,30 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from gato.data_pipelines.environments.base import EVALUATION_SEED, DocumentSource, Task
+from gato.data_pipelines.environments.base import EVALUATION_SEED, Action, DocumentSource, Observation, Task
 from gato.data_pipelines.environments.registry import get_source, get_task
 from gato.evaluation.captions import evaluate_captions, evaluate_questions
 from gato.evaluation.demonstrations import Demonstrations, open_demonstrations
-from gato.evaluation.rollouts import Entry, Outcome, plan_rows, rollout
+from gato.evaluation.prompts import PromptSource
+from gato.evaluation.rollouts import Entry, Outcome, Seat, plan_seats, rollout
+from gato.evaluation.simulators import STEP_SECONDS, InProcess, InProcesses, Place, Simulators, make_environment
 from gato.evaluation.specialist import train_specialist
 from gato.inference.agent import Agent
 from gato.tokenizers.text import TextTokenizer
 from gato.training.checkpoint_meta import SourceMeta
 
-# Environments that one process steps in a batch: enough for the matrix products, few enough to build quickly.
-ROWS = 40
+# Environments of a batch: enough for the matrix products, few enough to build quickly.
+ENVIRONMENTS = 40
+# Lines of one job at most: what an interruption can lose, and how finely the work can be divided.
+LINES = 5
 # A specialist's share of a job's time: its environment steps, and the training, in steps' worth.
 SPECIALIST_STEP, SPECIALIST_TRAINING = 3.0, 60_000.0
 
@@ -34,8 +41,61 @@ Progress = Callable[[int], None]
 
 
 @dataclasses.dataclass(frozen=True)
+class Protocol:
+    """What decides the results of an evaluation, beside the checkpoint, the tasks and their prompts.
+
+    Attributes:
+      episodes: of each task and control, from seeds that no demonstration used (the paper: 50).
+      prompt: which end of a demonstration is shown (the paper: the beginning), or "none".
+      environments: of a batch at most.
+      documents: pictures to caption or to answer questions about, of each such source.
+      seed: another seed, other episodes.
+    """
+
+    episodes: int = 50
+    prompt: Literal["beginning", "end", "none"] = "beginning"
+    environments: int = ENVIRONMENTS
+    documents: int = 200
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What every job of an evaluation needs; travels to the workers.
+
+    Attributes:
+      run: whose data specialists are trained on.
+      prompts: task -> its demonstrations.
+      simulators: processes for the environments of a worker; 0: they share its own.
+      step_seconds: before an environment counts as hanging.
+    """
+
+    checkpoint: Path
+    run: Path
+    protocol: Protocol
+    prompts: Mapping[str, PromptSource] = dataclasses.field(default_factory=dict)
+    simulators: int = 0
+    step_seconds: float = STEP_SECONDS
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """Something to evaluate.
+
+    Attributes:
+      source: of the checkpoint, which says how the agent acts; "" for a new embodiment.
+      task: to be played; "" for documents.
+      meta: of the source, or what is known of the new embodiment.
+    """
+
+    source: str
+    task: str
+    meta: SourceMeta
+
+
+@dataclasses.dataclass(frozen=True)
 class Line:
-    """One line of the evaluation: a source of the checkpoint, and the label of a control or ""."""
+    """One line of the evaluation: how the agent acts (see `Chosen`), the task, and the label of a control or ""."""
 
     source: str
     task: str
@@ -51,7 +111,6 @@ class PlayJob:
     """The agent, or (``specialist``) one specialist, plays some lines of one embodiment."""
 
     lines: tuple[Line, ...]
-    episodes: int
     cost: float
     specialist: bool = False
 
@@ -61,19 +120,15 @@ class WriteJob:
     """The agent captions pictures, or answers questions, of a document source."""
 
     source: str
-    documents: int
     cost: float = 0.0
-
-    @property
-    def episodes(self) -> int:
-        return self.documents
-
-    @property
-    def lines(self) -> tuple[str, ...]:
-        return (self.source,)
 
 
 Job = PlayJob | WriteJob
+
+
+def size(job: Job, protocol: Protocol) -> int:
+    """Episodes or documents of a job, for the progress."""
+    return protocol.episodes * len(job.lines) if isinstance(job, PlayJob) else protocol.documents
 
 
 @dataclasses.dataclass
@@ -85,103 +140,145 @@ class Written:
     pictures: np.ndarray
 
 
+Result = list[Outcome] | Written
+
+
 @functools.cache
-def worker_agent(checkpoint: Path, seed: int) -> Agent:
+def worker_agent(checkpoint: Path) -> Agent:
     """The process's own agent."""
-    return Agent.from_checkpoint(checkpoint, seed)
+    return Agent.from_checkpoint(checkpoint)
 
 
 @functools.cache
 def worker_demonstrations(run: Path) -> dict[str, Demonstrations]:
-    return open_demonstrations(run)
+    return open_demonstrations(run, missing="skip")
 
 
-def plan_jobs(
-    sources: dict[str, SourceMeta],
-    tasks: Sequence[str],
-    agent: Agent,
-    *,
-    episodes: int,
-    documents: int,
-    specialists: bool,
-    processes: int,
-) -> list[Job]:
-    """Jobs for the sources ``tasks``, the longest first.
+def plan_jobs(chosen: Sequence[Chosen], agent: Agent, protocol: Protocol, specialists: Sequence[str]) -> list[Job]:
+    """Jobs, the longest first. They do not depend on the processes that will do them.
 
     Args:
-      sources: of the checkpoint. tasks: names in it.
-      episodes: of each task and control. documents: pictures of each document source.
-      processes: embodiments with much to play are divided until they fill the processes evenly.
+      specialists: the sources that get one.
     """
     groups: dict[tuple[Any, ...], list[tuple[Line, float]]] = {}
     jobs: list[Job] = []
-    for name in tasks:
-        meta = sources[name]
+    for choice in chosen:
+        meta = choice.meta
         if meta.spec.kind == "document":
-            if any(leaf.modality == "image" for leaf in meta.spec.observations.values()):
-                jobs.append(WriteJob(name, documents, cost=documents * 1000.0))
+            jobs.append(WriteJob(choice.source, cost=protocol.documents * 1000.0))
             continue
-        task = get_task(meta.task)
+        task = get_task(choice.task)
         tokens = agent.tokenizer.tokens_per_timestep(meta.spec, text_tokens=8)
-        cost = float(episodes * task.max_steps * tokens)
-        key = (repr(meta.spec), meta.window_timesteps, meta.prompt_timesteps)
+        cost = float(protocol.episodes * task.max_steps * tokens)
+        key = (repr(meta.spec), meta.window_timesteps, meta.prompt_timesteps, bool(choice.source))
         group = groups.setdefault(key, [])
-        group += [(Line(name, meta.task, control), cost) for control in ("", *task.controls)]
-        if specialists:
-            spent = SPECIALIST_STEP * episodes * task.max_steps + SPECIALIST_TRAINING
-            jobs.append(PlayJob((Line(name, meta.task),), episodes, spent, specialist=True))
-    total = sum(cost for group in groups.values() for _, cost in group)
+        group += [(Line(choice.source, choice.task, control), cost) for control in ("", *task.controls)]
+        if choice.source in specialists:
+            spent = SPECIALIST_STEP * protocol.episodes * task.max_steps + SPECIALIST_TRAINING
+            jobs.append(PlayJob((Line(choice.source, choice.task),), spent, specialist=True))
     for group in groups.values():
-        cost = sum(cost for _, cost in group)
-        parts = min(len(group), max(1, math.ceil(cost / (total / processes / 2)))) if processes > 1 else 1
+        parts = math.ceil(len(group) / LINES)
         for part in range(parts):
-            chosen = group[part::parts]
-            jobs.append(PlayJob(tuple(line for line, _ in chosen), episodes, sum(cost for _, cost in chosen)))
+            lines = group[part::parts]
+            jobs.append(PlayJob(tuple(line for line, _ in lines), sum(cost for _, cost in lines)))
     return sorted(jobs, key=lambda job: -job.cost)
 
 
-def run_job(job: Job, checkpoint: Path, run: Path, seed: int, progress: Progress) -> list[Outcome] | Written:
+def run_job(job: Job, work: Work, progress: Progress) -> Result:
     """Does one job; ``progress(n)`` after n more episodes or documents."""
     if isinstance(job, WriteJob):
-        return _write(job, worker_agent(checkpoint, seed), seed, progress)
-    return _play(job, checkpoint, run, seed, progress)
+        return _write(job, _fresh_agent(work), work.protocol, progress)
+    entries = [_entry(line, get_task(line.task), job, work.protocol.episodes) for line in job.lines]
+    batches = plan_seats(entries, work.protocol.environments)
+    start: Callable[[Sequence[Place]], Simulators] = InProcess
+    if work.simulators:
+        start = functools.partial(InProcesses, processes=work.simulators, step_seconds=work.step_seconds)
+    outcomes: list[Outcome] = []
+    for seats, policy in zip(batches, _policies(job, work, batches), strict=True):
+        outcomes += rollout(policy, entries, seats, work.protocol.seed, lambda name: progress(1), start)
+    order = {line.name: place for place, line in enumerate(job.lines)}
+    return sorted(outcomes, key=lambda outcome: (order[outcome.entry], outcome.seed))
 
 
-def _play(job: PlayJob, checkpoint: Path, run: Path, seed: int, progress: Progress) -> list[Outcome]:
-    demonstrations = worker_demonstrations(run)
-    entries = [_entry(line, get_task(line.task), job) for line in job.lines]
-    rows = plan_rows(entries, ROWS)
+def _policies(job: PlayJob, work: Work, batches: Sequence[Sequence[Seat]]) -> Iterator[Any]:
+    """For each batch what acts in it, its rows prepared."""
     if job.specialist:
-        source = demonstrations[job.lines[0].source]
-        policy: Any = train_specialist(source.store, source.train, seed)
-    else:
-        policy = worker_agent(checkpoint, seed)
-        prompts = {
-            index: iter(demonstrations[line.source].prompts(rows.count(index))) for index, line in enumerate(job.lines)
-        }
-        policy.reset(
-            sources=[job.lines[index].source for index in rows], prompts=[next(prompts[index]) for index in rows]
+        source = worker_demonstrations(work.run)[job.lines[0].source]
+        specialist = train_specialist(source.store, source.train, work.protocol.seed)
+        yield from (specialist for _ in batches)
+        return
+    agent = _fresh_agent(work)
+    prompts = [work.prompts.get(line.task, PromptSource()).load() for line in job.lines]
+    known = job.lines[0].source != ""
+    spec = None if known else environment_spec(job.lines[0].task)
+    for seats in batches:
+        agent.reset(
+            sources=[job.lines[seat.entry].source for seat in seats] if known else None,
+            spec=spec,
+            batch=len(seats),
+            prompts=[prompts[seat.entry][seat.prompt % len(prompts[seat.entry])] for seat in seats],
+            prompt_part="end" if work.protocol.prompt == "end" else "beginning",
         )
-    return rollout(policy, entries, rows, seed, lambda name: progress(1))
+        yield ActingAgent(agent)
 
 
-def _entry(line: Line, task: Task, job: PlayJob) -> Entry:
-    options = dict(task.controls[line.control]) if line.control else {}
+class ActingAgent:
+    """An agent whose batch was reset, as `rollout` wants it: it also says how sure it was."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self.entropies: np.ndarray | None = None
+
+    def act(self, observations: Sequence[Observation], rewards: np.ndarray | None = None) -> list[Action]:
+        actions = self._agent.act(observations, rewards)
+        self.entropies = np.asarray(_entropies(self._agent.logits))
+        return actions
+
+    def restart(self, rows: Sequence[int], seeds: Sequence[int]) -> None:
+        self._agent.restart(rows, seeds)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        self._agent.keep(rows)
+
+
+@jax.jit
+def _entropies(logits_BAV: jax.Array) -> jax.Array:
+    """Entropy of the network's own distribution (temperature 1) over the legal ids, nats a token: float32 [B]."""
+    log_BAV = jax.nn.log_softmax(logits_BAV)
+    return -jnp.sum(jnp.exp(log_BAV) * log_BAV, axis=-1).mean(axis=-1)
+
+
+def environment_spec(task: str) -> Any:
+    """The spec of a task's environment."""
+    environment = make_environment(task, {})
+    try:
+        return environment.spec
+    finally:
+        environment.close()
+
+
+def _fresh_agent(work: Work) -> Agent:
+    """An agent that has not drawn anything yet, so that a job gives the same wherever and whenever it is done."""
+    shared = worker_agent(work.checkpoint)
+    return Agent(shared.params, shared.meta, work.protocol.seed)
+
+
+def _entry(line: Line, task: Task, job: PlayJob, episodes: int) -> Entry:
     return Entry(
         name=line.name,
-        make=functools.partial(task.make, **options),
+        make=functools.partial(make_environment, line.task, dict(task.controls[line.control]) if line.control else {}),
         metric=task.metric,
-        episodes=job.episodes,
+        episodes=episodes,
         max_steps=task.max_steps,
         film=0 if line.control or job.specialist else 1,
     )
 
 
-def _write(job: WriteJob, agent: Agent, seed: int, progress: Progress) -> Written:
+def _write(job: WriteJob, agent: Agent, protocol: Protocol, progress: Progress) -> Written:
     """Documents that training never saw: the source's own, drawn from an evaluation seed."""
-    source = get_source(job.source)
+    source, seed = get_source(job.source), protocol.seed
     assert isinstance(source, DocumentSource)
-    episodes = list(source.episodes(job.documents, EVALUATION_SEED + seed))
+    episodes = list(source.episodes(protocol.documents, EVALUATION_SEED + seed))
     values = {path: [episode.observations[path][0] for episode in episodes] for path in source.spec.observations}
     *given, written = source.spec.observations
     image = next(path for path in given if source.spec.observations[path].modality == "image")

@@ -15,14 +15,15 @@ from __future__ import annotations
 
 import html
 import json
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from gato.evaluation.page import header, page, section
-from gato.evaluation.report_charts import Score, duration, line_chart, number, score_bars, stage_bar
+from gato.evaluation.report_charts import duration, line_chart, number, stage_bar
 from gato.evaluation.report_pictures import data_uri, token_card
+from gato.evaluation.report_scores import domains_section, figure, films_section, scores_section
+from gato.evaluation.scores import HALF
 from gato.tokenizers.errors import GatoError
 from gato.tokenizers.layout import KINDS
 
@@ -52,8 +53,9 @@ def render(run: Path) -> str:
     metrics = _metrics(run / "metrics.jsonl")
     sections = [
         _header(run, config, summary, metrics, timings),
-        _scores(summary),
-        _films(run / "evaluation" / "gifs", summary),
+        scores_section(summary),
+        domains_section(summary),
+        films_section(run / "evaluation" / "gifs", summary),
         _captions(run / "evaluation", summary),
         _curves(metrics),
         _tokens(_json(run / "evaluation" / "tokens.json", [])),
@@ -76,8 +78,8 @@ def _header(
     tasks = summary["tasks"]
     if tasks:
         defined = [entry["normalised"] for entry in tasks.values() if entry.get("normalised") is not None]
-        half = sum(score >= 50 for score in defined)
-        tiles.append((f"{half} of {len(defined)}", "tasks at half of the expert or above"))
+        half = sum(score > HALF for score in defined)
+        tiles.append((f"{half} of {len(defined)}", "tasks above half of the expert"))
     if metrics:
         tiles.append((f"{metrics[-1]['step']:,}", "training steps"))
         if "batch_size" in config and "length" in config:
@@ -93,85 +95,15 @@ def _header(
     )
 
 
-def _scores(summary: Mapping[str, Any]) -> str:
-    suites: dict[str, list[Score]] = {}
-    for name, entry in summary["tasks"].items():
-        suite, _, task = name.partition("/")
-        score = Score(
-            task=task or suite,
-            agent=_number(entry.get("score")),
-            low=_number(entry.get("low")),
-            high=_number(entry.get("high")),
-            random=_number(entry.get("random")),
-            expert=_number(entry.get("expert")),
-            specialist=entry.get("specialist"),
-            undefined=entry.get("undefined", ""),
-            controls={control: _number(value) for control, value in (entry.get("controls") or {}).items()},
-        )
-        suites.setdefault(suite, []).append(score)
-    if not suites:
-        return ""
-    controls = sorted({name for scores in suites.values() for score in scores for name in score.controls})
-    marks = [
-        '<svg><rect width="18" height="10" y="1" rx="3" style="fill:var(--agent)"/></svg>agent, with its 95 % interval',
-        '<svg><path d="M9 0l5 6l-5 6l-5 -6z" style="fill:var(--specialist)"/></svg>specialist, a small network a task',
-        "<b>random</b> scores 0, <b>expert</b> (the demonstrator) 100",
-    ]
-    if controls:
-        ring = '<svg><circle cx="9" cy="6" r="4.5" style="fill:none;stroke:var(--soft);stroke-width:1.8"/></svg>'
-        marks.append(
-            f"<li>{ring}the agent without what it needs: {html.escape(', '.join(controls).replace('_', ' '))}</li>"
-        )
-    body: list[str] = []
-    means = summary.get("suites") or {}
-    for suite, scores in suites.items():
-        mean = f" · mean {number(means[suite])}" if means.get(suite) is not None else ""
-        body.append(f"<h3>{html.escape(suite)}{mean}</h3>{score_bars(scores, axis_names=not body)}")
-    episodes = sorted({int(entry["episodes"]) for entry in summary["tasks"].values() if entry.get("episodes")})
-    count = (
-        f" over {episodes[0]}" if len(episodes) == 1 else f" over {episodes[0]} to {episodes[-1]}" if episodes else ""
-    )
-    return section(
-        "Scores",
-        f"Each task on its own scale from random to expert{count} episodes on seeds that no demonstration used. The "
-        "figures at the right are the agent's and the expert's own.",
-        f'<ul class="key">{"".join(f"<li>{mark}</li>" for mark in marks)}</ul><div class="card">{"".join(body)}</div>',
-    )
-
-
-def _films(folder: Path, summary: Mapping[str, Any]) -> str:
-    figures = []
-    for path in sorted(folder.glob("*.gif")):
-        name = path.stem.replace("__", "/")
-        entry = summary["tasks"].get(name, {})
-        score = (
-            f"score {number(_number(entry.get('score')))}, expert {number(_number(entry.get('expert')))}"
-            if entry
-            else ""
-        )
-        image = data_uri(path.read_bytes(), "image/gif")
-        figures.append(
-            f'<figure><img src="{image}" alt="the agent acting in {html.escape(name)}">'
-            f"<figcaption>{html.escape(name)}<span>{score}</span></figcaption></figure>"
-        )
-    if not figures:
-        return ""
-    return section(
-        "The agent at work",
-        "The first evaluation episode of each task, whether it went well or not.",
-        f'<div class="gallery">{"".join(figures)}</div>',
-    )
-
-
 def _captions(folder: Path, summary: Mapping[str, Any]) -> str:
     captions: Mapping[str, Any] = _json(folder / "captions.json", {})
     figures, scores = [], []
     for source, score in (summary.get("captions") or {}).items():
         metric = "object_f1" if "object_f1" in score else "accuracy"
         names = {"object_f1": "F1 of the objects named", "accuracy": "right answers"}
-        interval = f"[{number(_number(score.get('low')))}, {number(_number(score.get('high')))}]"
-        shuffled = f"with shuffled images {number(_number(score.get(f'shuffled_{metric}')))}"
-        cells = (f"{html.escape(source)}: {names[metric]}", f"{number(_number(score[metric]))} {interval}", shuffled)
+        interval = f"[{number(figure(score.get('low')))}, {number(figure(score.get('high')))}]"
+        shuffled = f"with shuffled images {number(figure(score.get(f'shuffled_{metric}')))}"
+        cells = (f"{html.escape(source)}: {names[metric]}", f"{number(figure(score[metric]))} {interval}", shuffled)
         scores.append("<tr>" + "".join(f'<td class="n">{cell}</td>' for cell in cells) + "</tr>")
     for sample in captions.get("samples", []):
         image = sample["image"]
@@ -274,10 +206,6 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
 
 
 def _json(path: Path, default: Any) -> Any:

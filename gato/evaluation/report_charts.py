@@ -18,7 +18,7 @@ Points = Sequence[tuple[float, float]]
 class Score:
     """One task's row in the score chart. All figures in the task's own units (success rate or return).
 
-    `undefined` says why there is no normalised score, where there is none.
+    `undefined` says why there is no normalised score, where there is none; `paper` marks a bar that is not ours.
     """
 
     task: str
@@ -30,6 +30,7 @@ class Score:
     specialist: float | None = None
     controls: Mapping[str, float] = dataclasses.field(default_factory=dict)
     undefined: str = ""
+    paper: bool = False
 
     def normalised(self, value: float) -> float:
         """100·(value - random)/(expert - random) (Gato section 4); NaN where that is undefined."""
@@ -86,7 +87,8 @@ def _score_row(score: Score, x: Callable[[float], float], y: float, width: int) 
     else:
         start, end = sorted((x(0), x(agent)))
         size = f'width="{max(end - start, 1.5):.1f}" height="12"'
-        out.append(f'<rect class="agent" x="{start:.1f}" y="{y - 6:.1f}" {size} rx="3"/>')
+        kind = "paper" if score.paper else "agent"
+        out.append(f'<rect class="{kind}" x="{start:.1f}" y="{y - 6:.1f}" {size} rx="3"/>')
         whisker = f"M{x(low):.1f} {y:.1f}H{x(high):.1f}" + "".join(f"M{x(v):.1f} {y - 4:.1f}v8" for v in (low, high))
         out.append(f'<path class="whisker" d="{whisker}"/>')
         if score.specialist is not None:

@@ -1,8 +1,13 @@
 """Scores: what the episodes of a task say, on a scale from random (0) to expert (100).
 
-Normalised score = 100 * (S - S_random) / (S_expert - S_random), as in Gato (section 4.1); the score of a suite is
-the mean over its tasks. A task whose expert is not better than random has no such scale: its normalised score is
-undefined (null, with the reason) and it counts nowhere, never as solved.
+Normalised score = 100 * (S - S_random) / (S_expert - S_random), as in Gato (section 4.1); the score of a domain (here:
+a suite) is the mean over its tasks. A task whose expert is not better than random has no such scale: its normalised
+score is undefined (null, with the reason) and it counts nowhere, never as solved; nor does one of which no episode
+finished.
+
+Beside the mean stands the interquartile mean (IQM) of Agarwal et al. 2021 (rliable): the mean of the middle half of the
+tasks, which a few tasks with huge scores cannot carry. Intervals of both are of the stratified bootstrap: episodes are
+drawn again within each task, so what varies is luck in the episodes; the tasks, and the one network, are given.
 """
 
 from __future__ import annotations
@@ -13,18 +18,18 @@ from typing import Any
 
 import numpy as np
 
+CONFIDENCE, RESAMPLES = 0.95, 4000
+HALF = 50.0  # of the expert: the paper counts the tasks above
+
 
 def bootstrap_interval(
-    values: Sequence[float] | np.ndarray, confidence: float = 0.95, resamples: int = 4000, seed: int = 0
+    values: Sequence[float] | np.ndarray, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of ``values`` [N]; the same seed gives the same interval."""
     array = np.asarray(values, np.float64)
     if array.size == 0:
         raise ValueError("bootstrap_interval needs at least one value")
-    choice = np.random.default_rng(seed).integers(0, array.size, (resamples, array.size))
-    tail = 100 * (1 - confidence) / 2
-    low, high = np.percentile(array[choice].mean(axis=1), [tail, 100 - tail])
-    return float(low), float(high)
+    return _interval(_resampled_means(array, np.random.default_rng(seed), resamples), confidence)
 
 
 def normalise(score: float, random: float, expert: float) -> tuple[float | None, str | None]:
@@ -34,6 +39,12 @@ def normalise(score: float, random: float, expert: float) -> tuple[float | None,
     if expert <= random:
         return None, f"the expert ({expert:g}) is not better than random ({random:g})"
     return 100 * (score - random) / (expert - random), None
+
+
+def interquartile_mean(values: np.ndarray) -> np.ndarray:
+    """Mean of the middle half along the last axis [..., N]: the lowest and the highest floor(N / 4) are left out."""
+    cut = values.shape[-1] // 4
+    return np.sort(values, axis=-1)[..., cut : values.shape[-1] - cut].mean(axis=-1)
 
 
 def task_entry(
@@ -48,28 +59,33 @@ def task_entry(
     """The entry of one task in ``summary.json``.
 
     Args:
-      values: [N] one score an episode: the return, or 1.0 / 0.0 for success.
+      values: [N] one score for each episode that finished: the return, or 1.0 / 0.0 for success.
       random, expert: scores under the same protocol; NaN where nobody measured.
       metric: "success" or "return".
       specialist: [M] scores of the specialist's episodes, where one was trained.
 
     Returns:
-      ``score`` and its 95 % interval ``low``, ``high`` (in the task's units), ``normalised`` with ``normalised_low``
-      and ``normalised_high`` (null where undefined, then ``undefined`` holds the reason), ``random``, ``expert``,
-      ``metric``, ``episodes`` and, where given, ``specialist`` and ``specialist_normalised``.
+      ``score`` and its 95 % interval ``low``, ``high`` (in the task's units; null where no episode finished),
+      ``normalised`` with ``normalised_low`` and ``normalised_high`` (null where undefined, then ``undefined`` holds the
+      reason), ``random``, ``expert``, ``metric``, ``episodes`` and, where given, ``specialist`` and
+      ``specialist_normalised``.
     """
-    score = float(np.mean(values))
-    low, high = bootstrap_interval(values, seed=seed)
-    normalised, reason = normalise(score, random, expert)
+    score, low, high = math.nan, math.nan, math.nan
+    normalised: float | None = None
+    reason: str | None = "no episode finished"
+    if len(values):
+        score, (low, high) = float(np.mean(values)), bootstrap_interval(values, seed=seed)
+        normalised, reason = normalise(score, random, expert)
+    defined = normalised is not None
     entry: dict[str, Any] = {
-        "score": score,
-        "low": low,
-        "high": high,
+        "score": _finite(score),
+        "low": _finite(low),
+        "high": _finite(high),
         "random": _finite(random),
         "expert": _finite(expert),
         "normalised": normalised,
-        "normalised_low": normalise(low, random, expert)[0],
-        "normalised_high": normalise(high, random, expert)[0],
+        "normalised_low": normalise(low, random, expert)[0] if defined else None,
+        "normalised_high": normalise(high, random, expert)[0] if defined else None,
         "episodes": len(values),
         "metric": metric,
     }
@@ -81,22 +97,78 @@ def task_entry(
     return entry
 
 
-def summarise(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """``{"tasks", "suites", "overall"}``: means of the defined normalised scores; null where there is none."""
-    suites: dict[str, list[float]] = {}
-    for name, entry in tasks.items():
-        scores = suites.setdefault(name.partition("/")[0], [])
-        if entry["normalised"] is not None:
-            scores.append(entry["normalised"])
+def summarise(
+    tasks: Mapping[str, Mapping[str, Any]], episodes: Mapping[str, np.ndarray] | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """``{"tasks", "suites", "overall", "domains", "all"}``.
+
+    Args:
+      tasks: `task_entry` of every task.
+      episodes: task -> [N] scores of its episodes in the task's units; without them there are no intervals.
+
+    Returns:
+      ``suites`` and ``overall`` hold means of the defined normalised scores, null where there is none; ``domains`` (by
+      suite) and ``all`` say more, see `aggregate`.
+    """
+    suites: dict[str, list[str]] = {}
+    for name in tasks:
+        suites.setdefault(name.partition("/")[0], []).append(name)
+    domains = {
+        suite: aggregate({name: tasks[name] for name in names}, episodes, seed) for suite, names in suites.items()
+    }
+    every = aggregate(tasks, episodes, seed)
     return {
         "tasks": {name: dict(entry) for name, entry in tasks.items()},
-        "suites": {suite: _mean(scores) for suite, scores in suites.items()},
-        "overall": _mean([score for scores in suites.values() for score in scores]),
+        "suites": {suite: domain["mean"] for suite, domain in domains.items()},
+        "overall": every["mean"],
+        "domains": domains,
+        "all": every,
     }
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if values else None
+def aggregate(
+    tasks: Mapping[str, Mapping[str, Any]], episodes: Mapping[str, np.ndarray] | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Several tasks in a few figures.
+
+    Returns:
+      ``mean`` and ``iqm`` of the normalised scores with ``mean_low``, ``mean_high``, ``iqm_low``, ``iqm_high`` (95 %),
+      all null where no task has a scale; ``tasks`` with a scale, how many of them are ``above_half`` of the expert, and
+      how many are ``undefined``.
+    """
+    names = [name for name, entry in tasks.items() if entry["normalised"] is not None]
+    counts = {
+        "tasks": len(names),
+        "above_half": sum(tasks[name]["normalised"] > HALF for name in names),
+        "undefined": len(tasks) - len(names),
+    }
+    figures: dict[str, Any] = dict.fromkeys(("mean", "mean_low", "mean_high", "iqm", "iqm_low", "iqm_high"))
+    if not names:
+        return figures | counts
+    scores = np.array([tasks[name]["normalised"] for name in names], np.float64)
+    figures |= {"mean": float(scores.mean()), "iqm": float(interquartile_mean(scores))}
+    if episodes is not None:
+        rng = np.random.default_rng(seed)
+        drawn = []  # of each task, its normalised score in every resample
+        for name in names:
+            random, expert = tasks[name]["random"], tasks[name]["expert"]
+            means = _resampled_means(np.asarray(episodes[name], np.float64), rng, RESAMPLES)
+            drawn.append(100 * (means - random) / (expert - random))
+        drawn_RT = np.stack(drawn, axis=-1)
+        figures["mean_low"], figures["mean_high"] = _interval(drawn_RT.mean(axis=-1), CONFIDENCE)
+        figures["iqm_low"], figures["iqm_high"] = _interval(interquartile_mean(drawn_RT), CONFIDENCE)
+    return figures | counts
+
+
+def _resampled_means(values: np.ndarray, rng: np.random.Generator, resamples: int) -> np.ndarray:
+    """Means of ``values`` [N] drawn again with replacement: [resamples]."""
+    return values[rng.integers(0, values.size, (resamples, values.size))].mean(axis=1)
+
+
+def _interval(drawn: np.ndarray, confidence: float) -> tuple[float, float]:
+    tail = 100 * (1 - confidence) / 2
+    low, high = np.percentile(drawn, [tail, 100 - tail])
+    return float(low), float(high)
 
 
 def _finite(value: float) -> float | None:

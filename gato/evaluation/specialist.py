@@ -102,10 +102,12 @@ def _numbered(patches_BNK: Any) -> tuple[Any, np.ndarray]:
 class Specialist:
     """A trained specialist; acts in a batch of environments (`rollouts.BatchPolicy`)."""
 
-    def __init__(self, features: Features, network: _Network, params: Any, seed: int) -> None:
+    entropies = None
+
+    def __init__(self, features: Features, network: _Network, params: Any) -> None:
         self._features, self._params = features, params
         self._apply = jax.jit(lambda params, encoded: network.apply(params, encoded))
-        self._rng = np.random.default_rng(seed)
+        self._draws: list[np.random.Generator] = []  # of each row
 
     def act(self, observations: Sequence[Observation], rewards: np.ndarray | None = None) -> list[Action]:
         """Continuous actions as regressed, discrete ones drawn from the network's distribution."""
@@ -121,15 +123,19 @@ class Specialist:
                 low, high = leaf.bounds(path)
                 actions[path] = np.clip((outputs[path] + 1) / 2 * (high - low) + low, low, high)
             else:
-                noise = self._rng.gumbel(size=outputs[path].shape)
+                noise = np.stack([rng.gumbel(size=outputs[path].shape[1:]) for rng in self._draws])
                 actions[path] = np.argmax(outputs[path] + noise, axis=-1).astype(np.int32)
         return split_actions(actions, len(observations))
 
-    def restart(self, rows: Sequence[int]) -> None:
-        """Nothing to forget: a specialist sees one timestep."""
+    def restart(self, rows: Sequence[int], seeds: Sequence[int]) -> None:
+        """Nothing to forget, a specialist sees one timestep; the draws begin anew."""
+        self._draws += [np.random.default_rng(0)] * (max(rows, default=-1) + 1 - len(self._draws))
+        for row, seed in zip(rows, seeds, strict=True):
+            self._draws[row] = np.random.default_rng(seed)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Nothing to drop."""
+        """Drops the draws of the others."""
+        self._draws = [self._draws[row] for row in rows]
 
 
 def train_specialist(
@@ -147,7 +153,7 @@ def train_specialist(
     key = jax.random.key(seed)
     data = {"inputs": inputs, "targets": targets, "tables": {path: table.pixels() for path, table in tables.items()}}
     fit = jax.jit(lambda data, key: _fit(network, config, data, key))
-    return Specialist(features, network, jax.block_until_ready(fit(data, key)), seed)
+    return Specialist(features, network, jax.block_until_ready(fit(data, key)))
 
 
 def _fit(network: _Network, config: SpecialistConfig, data: dict[str, Encoded], key: jax.Array) -> Any:

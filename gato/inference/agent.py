@@ -22,7 +22,7 @@ import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -53,6 +53,9 @@ class AgentError(GatoError):
     """The agent was asked for what its checkpoint or its state does not have."""
 
 
+PromptPart = Literal["end", "beginning"]
+
+
 @dataclasses.dataclass
 class _Session:
     """What `reset` sets up for one batch of environments; lists and arrays have one entry a row."""
@@ -60,6 +63,7 @@ class _Session:
     spec: EpisodeSpec
     ranges: sampler.Ranges
     prompt_timesteps: int | None
+    prompt_part: PromptPart
     ragged: bool  # rows differ in length because the observation holds text
     sampling: sampler.Sampling
     memory: Memory
@@ -134,6 +138,7 @@ class Agent:
         memory: Mode = "window",
         memory_tokens: int | None = None,
         window_timesteps: int | None = None,
+        prompt_part: PromptPart = "end",
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -145,8 +150,10 @@ class Agent:
             prompts.
           batch: number of environments; by default one for each prompt, or one.
           spec: of a new embodiment, instead of a source (or another spec for it).
-          prompts: for each environment a demonstration, or None. The end of it is shown, as many timesteps as prompts
-            had in training: half of training's prompts are the end of an episode, and it shows the goal.
+          prompts: for each environment a demonstration, or None. As many timesteps of it are shown as prompts had in
+            training.
+          prompt_part: which end of it. Half of training's prompts are the end of an episode, and it shows the goal; the
+            paper shows the beginning.
           sources: for each environment its source, where tasks of one embodiment are played in one batch.
           targets: for each environment what the recipe is conditioned on; None: the recipe's default for the source.
           seeds: for each environment a number from 0 to 2^32 - 1 that decides, with the agent's seed, all of its draws,
@@ -216,6 +223,7 @@ class Agent:
             spec=spec,
             ranges=ranges,
             prompt_timesteps=first.prompt_timesteps,
+            prompt_part=prompt_part,
             ragged=any(leaf.modality == "text" for leaf in spec.observations.values()),
             sampling=sampler.Sampling.of(
                 self.recipe.decoding.control_temperature if temperature is None else temperature, top_k, top_p
@@ -420,20 +428,23 @@ class Agent:
         return conditionings, derived
 
     def _prompt(self, episode: Episode) -> TokenSequence:
-        """A prompt's tokens: the last timesteps of the episode, as many as in training, at most half a row of it."""
+        """A prompt's tokens: the first or last timesteps of the episode, as many as in training, at most half a row."""
         session = self._active()
         spec, budget = session.spec, self.meta.length // 2
         steps = session.prompt_timesteps or max(1, budget // self.tokenizer.tokens_per_timestep(spec))
-        start = max(0, len(episode) - steps)
+        shown = slice(-steps, None) if session.prompt_part == "end" else slice(steps)
         sequence = self.tokenizer.tokenize(
-            {path: values[start:] for path, values in episode.observations.items()},
-            {path: values[start:] for path, values in episode.actions.items()},
+            {path: values[shown] for path, values in episode.observations.items()},
+            {path: values[shown] for path, values in episode.actions.items()},
             spec,
-            {name: values[start:] for name, values in self.recipe.derive(episode).items()},
+            {name: values[shown] for name, values in self.recipe.derive(episode).items()},
         )
-        starts = sequence.timestep_starts
-        over = int(np.searchsorted(starts, len(sequence) - budget))  # whole timesteps only
-        return sequence.slice(min(over, len(starts) - 2), len(starts) - 1)
+        starts = sequence.timestep_starts  # whole timesteps only, at least one
+        if session.prompt_part == "end":
+            over = int(np.searchsorted(starts, len(sequence) - budget))
+            return sequence.slice(min(over, len(starts) - 2), len(starts) - 1)
+        fits = int(np.searchsorted(starts, budget, side="right")) - 1
+        return sequence.slice(0, max(fits, 1))
 
 
 def _round_up(count: int, multiple: int) -> int:

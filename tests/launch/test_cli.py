@@ -60,6 +60,8 @@ def test_help_does_not_import_the_heavy_packages() -> None:
         (["quickstart", "--config.seed=1"], "only gato train and gato plan take overrides"),
         (["report", "nowhere"], "no run here"),
         (["evaluate", "x", "--episodes", "0"], "'0' is no whole number >= 1"),
+        (["evaluate"], "name one run or checkpoint"),
+        (["evaluate", "x", "--prompt", "begining"], "did you mean 'beginning'?"),
         (["collect", "--processes", "0", "--out", "x"], "'0' is no whole number >= 1"),
         (["train", "--config", "x.py", "--out"], "--out"),
         (["train", "--config=gato_97m", "--out", "x"], "did you mean 'gato_79m'?"),
@@ -164,11 +166,14 @@ def test_an_evaluation_goes_where_it_is_told(monkeypatch: pytest.MonkeyPatch, tm
 
     def evaluate(*arguments: object, **options: object) -> dict[str, object]:
         seen.update(options)
+        seen["checkpoint"] = arguments[0]
         return {"tasks": {}}
 
     monkeypatch.setattr("gato.launch.evaluate.evaluate", evaluate)
     assert cli.main(["evaluate", "run", "--tasks", "a/b", "--out", str(tmp_path / "here")]) == 0
     assert seen["out"] == tmp_path / "here"
+    assert cli.main(["evaluate", "--checkpoint=run", "--suites=a,b", "--step-timeout=5s"]) == 0
+    assert (seen["checkpoint"], seen["suites"], seen["step_seconds"]) == (Path("run"), ["a", "b"], 5.0)
 
 
 def test_overrides_are_gathered() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import io
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from gato.data_pipelines.collect import CollectPlan
 from gato.data_pipelines.episode import Episode
 from gato.data_pipelines.starter import STARTER
 from gato.data_pipelines.store_writer import StoreWriter
-from gato.evaluation import evaluate as evaluation
 from gato.launch import cli, quickstart
 from gato.launch.config import apply_override, train_config
 from gato.launch.configs import quickstart as experiment
@@ -211,7 +209,8 @@ def test_the_whole_way_on_a_miniature(
     monkeypatch.setattr(experiment, "STARTER", MINIATURE)
     monkeypatch.setattr(quickstart, "EPISODES", 1)
     # Specialists and many captions have tests of their own and would take most of the time.
-    monkeypatch.setattr(evaluation, "evaluate", functools.partial(evaluation.evaluate, documents=8, specialists=False))
+    monkeypatch.setattr(quickstart, "DOCUMENTS", 8)
+    monkeypatch.setattr(quickstart, "SPECIALISTS", False)
     settings = ["seed=0", "optimizer.warmup_steps=2", "validation_every=4", "checkpoint_every=4", "batch_size=8"]
 
     def small(self: Quickstart) -> TrainConfig:

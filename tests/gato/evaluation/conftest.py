@@ -1,18 +1,41 @@
-"""A toy suite, "toy/match": the action must name the largest of three numbers; "toy/hopeless" has no better expert."""
+"""Suites to evaluate on, and runs of networks that have learned nothing.
+
+"toy/match": the action must name the largest of three numbers; "toy/hopeless" has no better expert. The suite `unruly`
+is for processes that the tests start.
+"""
 
 from __future__ import annotations
 
+import importlib
+import os
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gato.data_pipelines.environments import registry
 from gato.data_pipelines.environments.base import Task
+from gato.data_pipelines.environments.registry import get_task
+from gato.data_pipelines.mixture import SourceConfig
+from gato.data_pipelines.rollout import demonstration
+from gato.data_pipelines.store_writer import StoreWriter
+from gato.model.presets import preset
+from gato.model.transformer import init_params
+from gato.recipes.recipe import get_recipe
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
+from gato.tokenizers.text import TextTokenizer
+from gato.tokenizers.vocabulary import Vocabulary
+from gato.training.checkpoint import Checkpoints
+from gato.training.checkpoint_meta import CheckpointMeta, SourceMeta
+from gato.training.config import TrainConfig
+from gato.training.run_directory import prepare
+from gato.training.step import TrainState
 
 STEPS = 6
 SPEC = EpisodeSpec.of(
@@ -86,3 +109,68 @@ def toy_suite() -> Iterator[types.ModuleType]:
         patch.setitem(sys.modules, "toy_suite", module)
         patch.setitem(registry.SUITES, "toy", "toy_suite")
         yield module
+
+
+@pytest.fixture(scope="module")
+def unruly_suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[types.ModuleType]:
+    """The module `unruly` as an installed package offers it, here and in every process that is started."""
+    folder = tmp_path_factory.mktemp("unruly")
+    about = folder / "unruly-0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: unruly\nVersion: 0\n")
+    (about / "entry_points.txt").write_text(f"[{registry.ENTRY_POINTS}]\nunruly = unruly\n")
+    path = [str(folder), str(Path(__file__).parent)]
+    with pytest.MonkeyPatch.context() as patch:
+        for place in path:
+            patch.syspath_prepend(place)  # processes that are spawned get it, too
+        patch.setenv("PYTHONPATH", os.pathsep.join([*path, os.environ.get("PYTHONPATH", "")]))
+        patch.setenv("UNRULY_MARKS", str(folder))
+        yield importlib.import_module("unruly")
+
+
+@pytest.fixture
+def no_marks(unruly_suite: types.ModuleType) -> None:
+    """What fails once fails once in this test."""
+    for name in unruly_suite.TROUBLE:
+        (Path(os.environ["UNRULY_MARKS"]) / name).unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session")
+def untrained_run() -> Callable[..., Path]:
+    """Folder, tasks, documents -> a run directory: stores, config.json and a checkpoint."""
+    return make_untrained_run
+
+
+def make_untrained_run(
+    folder: Path, tasks: Sequence[str], documents: Sequence[tuple[str, EpisodeSpec]] = (), window: int = 2
+) -> Path:
+    """A run directory: stores, config.json and a checkpoint of a network that has learned nothing."""
+    text = TextTokenizer.default()
+    vocabulary = Vocabulary(text.size)
+    sources, described = [], {}
+    for name in tasks:
+        task, path = get_task(name), folder / "data" / name
+        environment = task.make()
+        with StoreWriter(path, name, environment.spec, {"task": name}) as writer:
+            for index in range(6):
+                writer.write(demonstration(task, environment, index, seed=0))
+        sources.append(SourceConfig(path, window_timesteps=window, prompt_timesteps=2, held_out_episodes=2))
+        described[name] = SourceMeta(environment.spec, name, window, 2)
+    config = TrainConfig(model=preset("tiny", vocabulary), sources=tuple(sources), length=128, batch_size=2, steps=1)
+    prepare(folder / "run", config)
+    recipe = get_recipe("gato")
+    meta = CheckpointMeta(
+        model=config.model,
+        vocabulary=vocabulary,
+        text_model=text.model_bytes,
+        recipe=recipe.name,
+        layout=recipe.layout,
+        sources=described | {name: SourceMeta(spec) for name, spec in documents},
+        length=config.length,
+    )
+    checkpoints = Checkpoints(folder / "run", keep=1)
+    params = jax.jit(init_params, static_argnums=0)(config.model, jax.random.key(0))
+    checkpoints.save(1, TrainState(jnp.int32(1), params, {"moment": jnp.zeros(1)}), {}, meta)
+    checkpoints.wait()
+    checkpoints.close()
+    return folder / "run"

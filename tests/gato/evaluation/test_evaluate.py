@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import subprocess
+import sys
+import time
 
-import jax
-import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from gato.data_pipelines.environments.registry import get_task
@@ -14,60 +17,19 @@ from gato.data_pipelines.mixture import SourceConfig
 from gato.data_pipelines.rollout import demonstration
 from gato.data_pipelines.sources.captions import CAPTION_SPEC, QUESTION_SPEC
 from gato.data_pipelines.store_writer import StoreWriter
-from gato.evaluation import specialist
+from gato.evaluation import jobs, specialist
 from gato.evaluation.demonstrations import Demonstrations, EvaluationError, open_demonstrations
-from gato.evaluation.evaluate import evaluate
-from gato.evaluation.jobs import PlayJob, WriteJob, common_beginning, plan_jobs, worker_agent
-from gato.inference.agent import AgentError
-from gato.model.presets import preset
-from gato.model.transformer import init_params
-from gato.recipes.recipe import get_recipe
+from gato.evaluation.evaluate import choose, evaluate
+from gato.evaluation.jobs import ActingAgent, PlayJob, Protocol, WriteJob, common_beginning, plan_jobs, worker_agent
+from gato.inference.agent import Agent, AgentError
 from gato.tokenizers.text import TextTokenizer
-from gato.tokenizers.vocabulary import Vocabulary
-from gato.training.checkpoint import Checkpoints
-from gato.training.checkpoint_meta import CheckpointMeta, SourceMeta
-from gato.training.config import TrainConfig
-from gato.training.run_directory import prepare
-from gato.training.step import TrainState
 
 TASKS = ("toy/match", "toy/hopeless")
-
-
-def untrained_run(folder, tasks, documents=()):
-    """A run directory: stores, config.json and a checkpoint of a network that has learned nothing."""
-    text = TextTokenizer.default()
-    vocabulary = Vocabulary(text.size)
-    sources, described = [], {}
-    for name in tasks:
-        task, path = get_task(name), folder / "data" / name
-        environment = task.make()
-        with StoreWriter(path, name, environment.spec, {"task": name}) as writer:
-            for index in range(6):
-                writer.write(demonstration(task, environment, index, seed=0))
-        sources.append(SourceConfig(path, window_timesteps=2, prompt_timesteps=2, held_out_episodes=2))
-        described[name] = SourceMeta(environment.spec, name, 2, 2)
-    config = TrainConfig(model=preset("tiny", vocabulary), sources=tuple(sources), length=128, batch_size=2, steps=1)
-    prepare(folder / "run", config)
-    recipe = get_recipe("gato")
-    meta = CheckpointMeta(
-        model=config.model,
-        vocabulary=vocabulary,
-        text_model=text.model_bytes,
-        recipe=recipe.name,
-        layout=recipe.layout,
-        sources=described | {name: SourceMeta(spec) for name, spec in documents},
-        length=config.length,
-    )
-    checkpoints = Checkpoints(folder / "run", keep=1)
-    params = jax.jit(init_params, static_argnums=0)(config.model, jax.random.key(0))
-    checkpoints.save(1, TrainState(jnp.int32(1), params, {"moment": jnp.zeros(1)}), {}, meta)
-    checkpoints.wait()
-    checkpoints.close()
-    return folder / "run"
+HERE = {"processes": 1, "simulators": 0, "progress": False}
 
 
 @pytest.fixture(scope="module")
-def run(toy_suite, tmp_path_factory):
+def run(toy_suite, untrained_run, tmp_path_factory):
     """Two toy tasks, captions and questions."""
     documents = (("captions/rooms", CAPTION_SPEC), ("questions/rooms", QUESTION_SPEC))
     with pytest.MonkeyPatch.context() as patch:
@@ -80,7 +42,7 @@ SMALL = specialist.SpecialistConfig(width=16, embedding=4, batch=16, updates=3)
 
 def test_an_evaluation_writes_what_others_read(run):
     pytest.importorskip("minigrid")
-    summary = evaluate(run, episodes=3, documents=3, processes=1, progress=False)
+    summary = evaluate(run, protocol=Protocol(3, documents=3), specialists=True, **HERE)
     folder = run / "evaluation"
     assert json.loads((folder / "summary.json").read_text()) == summary
     entry = summary["tasks"]["toy/match"]
@@ -106,37 +68,176 @@ def test_an_evaluation_writes_what_others_read(run):
 
 
 def test_chosen_tasks_without_specialists(run, tmp_path):
-    summary = evaluate(run, ["toy/hopeless"], 2, specialists=False, out=tmp_path / "here", processes=1, progress=False)
+    summary = evaluate(run, ["toy/hopeless"], Protocol(2), out=tmp_path / "here", **HERE)
     assert list(summary["tasks"]) == ["toy/hopeless"]
     assert summary["overall"] is None
     assert "specialist" not in summary["tasks"]["toy/hopeless"]
     assert (tmp_path / "here" / "summary.json").exists()
     with pytest.raises(AgentError, match="did you mean 'toy/match'"):
-        evaluate(run, ["toy/mach"], processes=1, progress=False)
+        evaluate(run, ["toy/mach"], **HERE)
 
 
 def test_a_full_evaluation_is_not_replaced_by_a_partial_one(run, tmp_path):
-    settings = {"episodes": 1, "specialists": False, "out": tmp_path, "processes": 1, "progress": False}
+    settings = {"protocol": Protocol(1), "out": tmp_path, **HERE}
     evaluate(run, list(TASKS), **settings)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(EvaluationError, match=r"holds results of toy/hopeless, which .* give --out DIR"):
         evaluate(run, ["toy/match"], **settings)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    assert evaluate(run, list(TASKS), **settings | {"episodes": 2})["tasks"]["toy/match"]["episodes"] == 2
+    with pytest.raises(EvaluationError, match=r"with episodes 1 instead of 2, prompt beginning instead of end, which"):
+        evaluate(run, list(TASKS), **settings | {"protocol": Protocol(2, "end")})
     (tmp_path / "summary.json").write_text("{")
     with pytest.raises(EvaluationError, match=r"summary\.json: is no evaluation's summary"):
         evaluate(run, list(TASKS), **settings)
 
 
-def test_worker_processes_play_real_simulators_the_same_every_time(tmp_path):
+def test_real_simulators_are_played_the_same_in_any_number_of_processes(untrained_run, tmp_path):
     pytest.importorskip("minigrid")
     tasks = ("babyai/GoToRedBall", "babyai/OpenDoor")
     run_dir = untrained_run(tmp_path, tasks)
-    settings = {"episodes": 2, "specialists": False, "processes": 2, "progress": False}
-    first, second = (evaluate(run_dir, out=tmp_path / name, **settings) for name in ("a", "b"))
+    settings = {"protocol": Protocol(2), "progress": False}
+    first = evaluate(run_dir, out=tmp_path / "a", processes=2, simulators=1, **settings)
+    second = evaluate(run_dir, out=tmp_path / "b", processes=1, simulators=0, **settings)
     assert list(first["tasks"]) == list(tasks)
     assert {name: entry["episodes"] for name, entry in first["tasks"].items()} == dict.fromkeys(tasks, 2)
     assert first | {"seconds": 0} == second | {"seconds": 0}
+
+
+def same(summary):
+    """Without what may differ between two evaluations that are the same; entropies to six digits."""
+    kept = {key: value for key, value in summary.items() if key not in ("seconds", "protocol")}
+    return json.loads(re.sub(r'("entropy": \d+\.\d{1,4})\d*', r"\1", json.dumps(kept)))
+
+
+def test_episodes_do_not_depend_on_the_size_of_the_batch(unruly_suite, untrained_run, tmp_path):
+    run_dir = untrained_run(tmp_path, ["unruly/steady", "unruly/slow"], window=1)
+    summaries = [
+        evaluate(run_dir, protocol=Protocol(6, environments=environments), out=tmp_path / str(environments), **HERE)
+        for environments in (40, 5, 1)
+    ]
+    assert same(summaries[0]) == same(summaries[1]) == same(summaries[2])
+    episodes = [(tmp_path / name / "episodes.jsonl").read_text() for name in ("40", "5", "1")]
+    assert len(set(map(_without_entropy, episodes))) == 1
+    other = evaluate(run_dir, protocol=Protocol(6, seed=1), out=tmp_path / "seed", **HERE)
+    assert other["overall"] != summaries[0]["overall"]
+
+
+def test_an_interrupted_evaluation_goes_on_with_the_same_result(run, toy_suite, tmp_path, monkeypatch):
+    """Ctrl-C in the middle of the second job; then the first one is not played again."""
+    monkeypatch.setattr(jobs, "LINES", 1)
+    settings = {"tasks": list(TASKS), "protocol": Protocol(3), **HERE}
+    whole = evaluate(run, out=tmp_path / "whole", **settings)
+    step, calls = toy_suite.Toy.step, []
+
+    def interrupted(environment, action):
+        calls.append(0)
+        if len(calls) == whole_job + 4:
+            raise KeyboardInterrupt  # as SIGINT does, wherever it arrives
+        return step(environment, action)
+
+    # The job that is played first, the longest, is the first of the lines: 3 episodes of at most 6 steps.
+    episodes = [json.loads(line) for line in (tmp_path / "whole" / "episodes.jsonl").read_text().splitlines()]
+    whole_job = sum(episode["steps"] for episode in episodes if episode["task"] == episodes[0]["task"])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(toy_suite.Toy, "step", interrupted)
+        evaluate(run, out=tmp_path / "halves", **settings)
+    (first,) = (tmp_path / "halves" / "jobs").glob("*.json")
+    written = first.stat().st_mtime_ns
+    assert not (tmp_path / "halves" / "summary.json").exists()
+    halves = evaluate(run, out=tmp_path / "halves", **settings)
+    assert same(halves) == same(whole)
+    assert first.stat().st_mtime_ns == written
+    for name in ("episodes.jsonl", "gifs/toy__match.gif"):
+        assert (tmp_path / "halves" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_goes_on_from_the_command_line(unruly_suite, untrained_run, tmp_path, monkeypatch):
+    """kill -9 once a job is finished: the same command plays the rest, and says what an undisturbed one says."""
+    run_dir = untrained_run(tmp_path, ["unruly/slow", "unruly/wide"])
+    command = [sys.executable, "-m", "gato.launch.cli", "evaluate", str(run_dir), "--episodes=12", "--processes=1"]
+
+    def start(name):
+        return subprocess.Popen([*command, "--out", str(tmp_path / name)], stdout=subprocess.PIPE, text=True)
+
+    whole = start("whole")
+    printed, _ = whole.communicate(timeout=200)
+    assert whole.returncode == 0
+    assert "unruly/slow" in printed
+    broken = start("broken")
+    while broken.poll() is None and not list((tmp_path / "broken").glob("jobs/*.json")):
+        time.sleep(0.02)
+    assert broken.poll() is None
+    broken.kill()
+    broken.communicate()
+    assert len(list((tmp_path / "broken").glob("jobs/*.json"))) == 1
+    done = start("broken")
+    done.communicate(timeout=200)
+    assert done.returncode == 0
+    summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "broken")]
+    assert same(summaries[0]) == same(summaries[1])
+
+
+@pytest.mark.usefixtures("no_marks")
+def test_failures_are_counted_and_lost_episodes_have_no_score(unruly_suite, untrained_run, tmp_path, capsys):
+    run_dir = untrained_run(tmp_path, ["unruly/dies", "unruly/cursed"], window=1)
+    settings = {"protocol": Protocol(5), "processes": 1, "progress": False}
+    summary = evaluate(run_dir, simulators=1, **settings)
+    dies, cursed = (summary["tasks"][f"unruly/{name}"] for name in ("dies", "cursed"))
+    assert dies["failures"]["crashed"] == 1
+    assert (dies["episodes"], dies["lost"], cursed["episodes"], cursed["lost"]) == (5, 0, 0, 5)
+    assert cursed["score"] is cursed["normalised"] is None
+    assert cursed["undefined"] == "no episode finished"
+    assert "the simulator is tired" in cursed["lost_because"]
+    assert summary["lost"] == 5
+    assert (summary["all"]["tasks"], summary["all"]["undefined"]) == (1, 1)
+    page = (run_dir / "evaluation" / "report.html").read_text()
+    assert "Environments that failed" in page
+    assert "5 lost: raised: RuntimeError" in page
+    undisturbed = evaluate(run_dir, ["unruly/dies"], simulators=0, out=tmp_path / "again", **settings)
+    assert undisturbed["tasks"]["unruly/dies"]["score"] == dies["score"]
+    assert undisturbed["failures"] == {}
+
+
+def test_tasks_that_are_new_to_the_checkpoint(unruly_suite, untrained_run, toy_suite, tmp_path, capsys):
+    """One of a known embodiment, one of another; both are shown what their expert does now."""
+    run_dir = untrained_run(tmp_path, ["toy/match"])
+    new = ["toy/hopeless", "unruly/steady"]
+    summary = evaluate(run_dir, new, Protocol(2), **HERE)
+    assert {entry["prompt"] for entry in summary["tasks"].values()} == {"of the task's expert, collected for this"}
+    assert (run_dir / "evaluation" / "prompts" / "unruly" / "steady").is_dir()
+    err = capsys.readouterr().err
+    assert "toy/hopeless: new to this checkpoint; played with what it knows of toy/match's embodiment" in err
+    assert "unruly/steady: a new embodiment for this checkpoint" in err
+    given = evaluate(run_dir, ["toy/match"], Protocol(2), prompts=run_dir.parent / "data", out=tmp_path / "g", **HERE)
+    assert given["tasks"]["toy/match"]["prompt"] == str(run_dir.parent / "data")
+    with pytest.raises(EvaluationError, match=r"holds no store of unruly/steady; .* as `gato collect` writes them"):
+        evaluate(run_dir, ["unruly/steady"], prompts=run_dir.parent / "data", out=tmp_path / "h", **HERE)
+    none = evaluate(run_dir, ["toy/match"], Protocol(2, "none"), out=tmp_path / "n", **HERE)
+    assert none["tasks"]["toy/match"]["prompt"] == "none"
+
+
+def test_suites_choose_the_tasks_that_the_checkpoint_has(run):
+    agent = worker_agent(next((run / "checkpoints").iterdir()))
+    assert [choice.task for choice in choose(agent, None, ["toy"])] == list(TASKS)
+    assert [choice.source for choice in choose(agent, ["toy/match"], ["captions"])] == ["captions/rooms", "toy/match"]
+    with pytest.raises(EvaluationError, match=r"no task of suite 'toi'; did you mean 'toy'\?"):
+        choose(agent, None, ["toi"])
+    with pytest.raises(AgentError, match=r"source 'nowhere/at-all' is not in this checkpoint"):
+        choose(agent, ["nowhere/at-all"], None)
+
+
+def test_the_entropy_is_that_of_the_logits(run):
+    agent = worker_agent(next((run / "checkpoints").iterdir()))
+    acting = ActingAgent(Agent(agent.params, agent.meta))
+    acting._agent.reset("toy/match", batch=2)
+    acting.act([get_task("toy/match").make().reset(seed) for seed in (1, 2)])
+    logits = np.asarray(acting._agent.logits, np.float64)
+    p = np.exp(logits - logits.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    expected = -(p * np.log(np.maximum(p, 1e-300))).sum(-1).mean(-1)
+    np.testing.assert_allclose(acting.entropies, expected, rtol=1e-4)
+    assert (acting.entropies > 0.5 * (np.log(3) + np.log(1024)) / 2).all()  # it has learned nothing
 
 
 def test_prompts_are_held_out_and_successful(run, tmp_path):
@@ -169,17 +270,26 @@ def test_failed_demonstrations_are_shown_only_where_none_succeeded(run, tmp_path
         assert [prompt.metadata["success"] for prompt in found.prompts(count)] == [bool(successes)] * count
 
 
-def test_jobs_cover_every_line_once_and_the_longest_come_first(run):
-    agent = worker_agent(next((run / "checkpoints").iterdir()), 0)
-    settings = {"episodes": 4, "documents": 5, "specialists": True}
-    jobs = plan_jobs(dict(agent.meta.sources), list(agent.meta.sources), agent, processes=2, **settings)
-    played = [line.name for job in jobs if isinstance(job, PlayJob) and not job.specialist for line in job.lines]
-    assert sorted(played) == ["toy/hopeless", "toy/match", "toy/match [blind]"]
-    assert sum(isinstance(job, PlayJob) and not job.specialist for job in jobs) > 1
-    assert [job.source for job in jobs if isinstance(job, WriteJob)] == ["captions/rooms", "questions/rooms"]
-    assert [job.cost for job in jobs] == sorted((job.cost for job in jobs), reverse=True)
-    alone = plan_jobs(dict(agent.meta.sources), list(TASKS), agent, processes=1, **settings)
-    assert sum(not job.specialist for job in alone) == 1
+def test_jobs_cover_every_line_once_and_the_longest_come_first(run, monkeypatch):
+    agent = worker_agent(next((run / "checkpoints").iterdir()))
+    everything = choose(agent, None, None)
+    monkeypatch.setattr(jobs, "LINES", 2)
+    planned = plan_jobs(everything, agent, Protocol(4, documents=5), ["toy/match"])
+    played = [job for job in planned if isinstance(job, PlayJob) and not job.specialist]
+    assert sorted(line.name for job in played for line in job.lines) == [
+        "toy/hopeless",
+        "toy/match",
+        "toy/match [blind]",
+    ]
+    assert sorted(len(job.lines) for job in played) == [1, 2]
+    assert [job.lines[0].source for job in planned if isinstance(job, PlayJob) and job.specialist] == ["toy/match"]
+    assert [job.source for job in planned if isinstance(job, WriteJob)] == ["captions/rooms", "questions/rooms"]
+    assert [job.cost for job in planned] == sorted((job.cost for job in planned), reverse=True)
+
+
+def _without_entropy(lines: str) -> str:
+    """Another batch, another order of additions: the last digits of the entropy may differ."""
+    return "\n".join(json.dumps({**json.loads(line), "entropy": None}) for line in lines.splitlines())
 
 
 def test_the_beginning_that_captions_share():

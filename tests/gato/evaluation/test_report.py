@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gato.evaluation.evaluation_page import write_evaluation_page
 from gato.evaluation.report import ReportError, render, write_report
 from gato.evaluation.report_charts import Score, duration, line_chart, number, score_bars, smooth
 from gato.evaluation.report_pictures import describe_tokens, png_uri, token_picture, write_gif
-from gato.evaluation.scores import task_entry
+from gato.evaluation.scores import summarise, task_entry
 from gato.tokenizers.layout import KINDS
 from gato.tokenizers.text import TextTokenizer
 from gato.tokenizers.token_sequence import TokenSequence
@@ -133,6 +134,31 @@ def test_page_is_whole_and_self_contained(run: Path) -> None:
     assert "tiny &lt;&amp;&gt;" in page
     assert "how many &lt;balls&gt;?" in page
     assert not list(run.glob("*.tmp"))
+
+
+def test_the_page_of_an_evaluation_is_whole_and_shows_the_paper_and_what_failed(run: Path) -> None:
+    episodes = {name: np.linspace(0.2, 0.8, 8) for name in TASKS}
+    tasks = {name: task_entry(values, 0.0, 1.0, metric="return") for name, values in episodes.items()}
+    for entry in tasks.values():
+        entry |= {"failures": {}, "lost": 0, "entropy": 3.21, "mean_steps": 7.0, "prompt": "held out <from> training"}
+    tasks["sokoban/7x7-1box"] |= {"failures": {"crashed": 2}, "lost": 1, "lost_because": "hung: no answer within 5 s"}
+    summary = summarise(tasks, episodes) | {"failures": {"crashed": 2}, "lost": 1, "checkpoint_step": 4000, "seed": 3}
+    summary["protocol"] = {"prompt": "beginning"}
+    page = write_evaluation_page(run / "evaluation", summary).read_text()
+    parsed = Page(page)
+    assert parsed.open == []
+    assert all(link.startswith("data:") for link in parsed.links)
+    assert len([link for link in parsed.links if link.startswith("data:image/gif")]) == 4
+    for section in ("Domains", "Scores", "The agent at work", "Environments that failed", "How it was played"):
+        assert f"<h2>{section}</h2>" in page
+    assert "<td>all tasks</td>" in page
+    assert "450 of 604" in page
+    assert page.count('class="paper"') == 3  # published means: Meta-World, BabyAI, Atari
+    assert "87.0" in page
+    assert "2 crashed" in page
+    assert "1 lost: hung: no answer within 5 s" in page
+    assert "held out &lt;from&gt; training" in page
+    assert "3.21" in page
 
 
 def test_an_undefined_task_is_said_to_be_undefined(run: Path) -> None:

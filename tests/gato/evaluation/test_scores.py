@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from gato.evaluation.scores import bootstrap_interval, normalise, summarise, task_entry
+from gato.evaluation.scores import aggregate, bootstrap_interval, interquartile_mean, normalise, summarise, task_entry
 
 
 def test_random_is_zero_and_expert_is_hundred():
@@ -67,3 +67,50 @@ def test_the_entry_holds_the_specialist_beside_the_agent():
     assert entry["episodes"] == 2
     assert entry["low"] <= entry["score"] <= entry["high"]
     assert "specialist" not in task_entry([1.0], 0.0, 1.0, metric="success")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([7.0], 7.0), ([1.0, 2.0, 9.0], 4.0), ([0.0, 1.0, 2.0, 1000.0], 1.5), ([*range(8), 99], 4.0)],
+)
+def test_the_interquartile_mean_leaves_out_a_quarter_at_each_end(values, expected):
+    """As scipy's trim_mean(values, 0.25), which rliable uses."""
+    assert interquartile_mean(np.array(values[::-1], np.float64)) == pytest.approx(expected)
+
+
+def entries_of(episodes, random=0.0, expert=1.0):
+    return {name: task_entry(values, random, expert, metric="return") for name, values in episodes.items()}
+
+
+def test_one_huge_score_carries_the_mean_but_not_the_interquartile_mean():
+    episodes = {f"a/{i}": np.full(5, 0.1 * i) for i in range(4)} | {"a/huge": np.full(5, 100.0)}
+    found = aggregate(entries_of(episodes), episodes)
+    assert found["mean"] == pytest.approx((0 + 10 + 20 + 30 + 10_000) / 5)
+    assert found["iqm"] == pytest.approx(20)
+    assert (found["tasks"], found["above_half"], found["undefined"]) == (5, 1, 0)
+    assert (found["mean_low"], found["iqm_high"]) == (pytest.approx(found["mean"]), pytest.approx(20))  # no luck in it
+
+
+def test_half_of_the_expert_is_not_above_half_and_what_has_no_scale_counts_nowhere():
+    tasks = entries_of({"a/half": [0.5], "a/more": [0.51]}) | entries_of({"a/none": [9.0]}, 1.0, 1.0)
+    tasks["a/lost"] = task_entry([], 0.0, 1.0, metric="success")
+    found = aggregate(tasks)
+    assert (found["tasks"], found["above_half"], found["undefined"]) == (2, 1, 2)
+    assert tasks["a/lost"]["score"] is None
+    assert "no episode finished" in tasks["a/lost"]["undefined"]
+    assert aggregate({"a/none": tasks["a/none"]})["mean"] is None
+    json.dumps(tasks, allow_nan=False)
+
+
+def test_stratified_intervals_cover_the_mean_of_tasks_that_differ_much():
+    """Tasks are given, so how much they differ must not widen the interval; the luck of 20 episodes each must."""
+    rng, truth = np.random.default_rng(1), np.array([0.1, 0.5, 0.9, 0.9])
+    covered, widths = 0, []
+    for trial in range(60):
+        episodes = {f"a/{i}": (rng.random(20) < p).astype(float) for i, p in enumerate(truth)}
+        found = aggregate(entries_of(episodes), episodes, seed=trial)
+        covered += found["mean_low"] <= 100 * truth.mean() <= found["mean_high"]
+        widths.append(found["mean_high"] - found["mean_low"])
+    assert covered >= 52
+    deviation = 100 * np.sqrt((truth * (1 - truth) / 20).sum()) / 4
+    assert np.mean(widths) == pytest.approx(2 * 1.96 * deviation, rel=0.15)

@@ -29,6 +29,7 @@ def store(toy_suite, tmp_path):
 
 def test_it_copies_discrete_and_continuous_actions(store, toy_suite):
     policy = train_specialist(store, np.arange(len(store)), seed=0, config=SMALL)
+    policy.restart([0, 1], [5, 6])
     environment, right, errors = toy_suite.Toy(), [], []
     for seed in range(60):
         observation = environment.reset(1_000_000 + seed)
@@ -43,7 +44,11 @@ def test_it_copies_discrete_and_continuous_actions(store, toy_suite):
 def test_the_same_seed_gives_the_same_specialist(store, toy_suite):
     observation = toy_suite.Toy().reset(5)
     config = SpecialistConfig(width=16, embedding=4, batch=16, updates=5)
-    twice = [train_specialist(store, [0, 1, 2], seed=4, config=config).act([observation])[0] for _ in range(2)]
+    twice = []
+    for _ in range(2):
+        policy = train_specialist(store, [0, 1, 2], seed=4, config=config)
+        policy.restart([0], [9])
+        twice += policy.act([observation])
     assert twice[0]["choice"] == twice[1]["choice"]
     np.testing.assert_array_equal(twice[0]["push"], twice[1]["push"])
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gato.data_pipelines.episode import Episode
 from gato.inference.agent import AgentError
 from gato.tokenizers.errors import SpecError, VocabularyError
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
@@ -193,3 +194,42 @@ def test_a_new_embodiment_acts_from_its_spec_and_nested_observations_are_flatten
         # Memory fills the training length and never more: a longer sequence was never seen.
         assert agent._session.memory.positions.max() < 64
     assert jnp.isfinite(agent.logits).all()
+
+
+def test_the_draws_of_an_episode_depend_on_its_seed_and_on_nothing_else(make_agent, kinds, observe_spec):
+    spec, rng = kinds["arm/reach"], np.random.default_rng(6)
+    seen = [observe_spec(spec, rng) for _ in range(3)]
+    agent = make_agent(window=1)
+    played = {}
+    for batch, row, other in ((1, 0, 7), (5, 3, 7), (5, 3, 8)):
+        agent.reset("arm/reach", batch=batch)
+        agent.act([seen[0]] * batch)  # an earlier episode
+        agent.restart(range(batch), seeds=[other if i == row else 100 + i for i in range(batch)])
+        chosen = [agent.act([observation] * batch)[row] for observation in seen]
+        played[batch, other] = [(*action["move"], action["grip"]) for action in chosen]
+    assert played[1, 7] == played[5, 7] != played[5, 8]
+    agent.reset("arm/reach", batch=2)
+    first, second = agent.act([seen[0]] * 2)
+    assert first["move"].tolist() != second["move"].tolist()  # unnamed seeds differ
+
+
+@pytest.mark.parametrize("part", ["beginning", "end"])
+def test_a_prompt_shows_the_beginning_or_the_end_of_a_demonstration(
+    make_agent, kinds, observe_spec, demonstration, part
+):
+    agent, spec = make_agent(window=1), kinds["arm/reach"]
+    whole = demonstration(spec, 9, seed=1)
+    shown = slice(0, 2) if part == "beginning" else slice(7, 9)
+    expected = Episode(
+        {path: values[shown] for path, values in whole.observations.items()},
+        {path: values[shown] for path, values in whole.actions.items()},
+        whole.rewards[shown],
+    )
+    observation = observe_spec(spec, np.random.default_rng(7))
+    logits = []
+    for prompt, which in ((whole, part), (expected, "end"), (None, "end")):
+        agent.reset("arm/reach", batch=1, prompts=[prompt], prompt_part=which, seeds=[0])
+        agent.act([observation])
+        logits.append(np.asarray(agent.logits))
+    np.testing.assert_array_equal(logits[0], logits[1])
+    assert not np.array_equal(logits[0], logits[2])

@@ -1,0 +1,53 @@
+"""The page of one evaluation: self-contained, with the scores, what failed, and a film of every task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gato.evaluation.page import header, page
+from gato.evaluation.report_charts import number
+from gato.evaluation.report_scores import (
+    domains_section,
+    failures_section,
+    figure,
+    films_section,
+    how_section,
+    scores_section,
+)
+
+FILE = "report.html"
+
+
+def write_evaluation_page(folder: Path, summary: Mapping[str, Any]) -> Path:
+    """Writes ``<folder>/report.html`` of a summary, with the films that lie there, and returns its path."""
+    path = folder / FILE
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(render(folder, summary), encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def render(folder: Path, summary: Mapping[str, Any]) -> str:
+    """The page as a string."""
+    every, protocol = summary["all"], summary["protocol"]
+    tiles = [
+        (number(figure(every["mean"])), "mean normalised score (0 random, 100 expert)"),
+        (number(figure(every["iqm"])), "interquartile mean"),
+        (f"{every['above_half']} of {every['tasks']}", "tasks above half of the expert"),
+        (f"{sum(entry['episodes'] for entry in summary['tasks'].values()):,}", "episodes"),
+    ]
+    if summary["lost"]:
+        tiles.append((f"{summary['lost']}", "episodes lost to failing environments"))
+    shown = "without a prompt" if protocol["prompt"] == "none" else f"shown the {protocol['prompt']} of a demonstration"
+    lead = f"Checkpoint {summary['checkpoint_step']:,}, {shown}, seed {summary['seed']}."
+    sections = [
+        header("Evaluation", lead, tiles),
+        domains_section(summary),
+        scores_section(summary) if summary["tasks"] else "",
+        films_section(folder / "gifs", summary),
+        failures_section(summary),
+        how_section(summary) if summary["tasks"] else "",
+    ]
+    return page("Evaluation", sections)

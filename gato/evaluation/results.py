@@ -1,0 +1,189 @@
+"""What an evaluation keeps of every finished job, so that it can go on after an interruption, and its summary of them.
+
+<folder>/jobs/<key>.json   one finished job: its episodes, or its captions; the key is a hash of all that decides it
+<folder>/gifs/*.gif        the first episode of each task, <suite>__<task>.gif
+<folder>/summary.json      scores, see `scores`
+<folder>/episodes.jsonl    every episode
+<folder>/captions.json     samples with their pictures
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gato.data_pipelines.environments.registry import get_task
+from gato.evaluation.demonstrations import EvaluationError
+from gato.evaluation.jobs import Job, Line, PlayJob, Protocol, Result, Work, Written
+from gato.evaluation.prompts import PromptSource
+from gato.evaluation.report_pictures import png_uri, write_gif
+from gato.evaluation.rollouts import Outcome
+from gato.evaluation.scores import summarise, task_entry
+from gato.training.manifest import FILE as MANIFEST
+
+Record = dict[str, Any]
+
+
+class Journal:
+    """The finished jobs in a folder."""
+
+    def __init__(self, folder: Path, work: Work) -> None:
+        self._folder, self._work = folder, work
+        self._checkpoint = hashlib.sha256((work.checkpoint / MANIFEST).read_bytes()).hexdigest()
+        self._used: set[Path] = set()
+
+    def load(self, job: Job) -> Record | None:
+        """The record of a job that was finished under this very protocol, checkpoint and prompts."""
+        path = self._path(job)
+        self._used.add(path)
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def save(self, job: Job, result: Result) -> Record:
+        """Writes what a job gave, films first: a record says that everything of its job is there."""
+        record: Record
+        if isinstance(result, Written):
+            samples = [
+                {
+                    "image": png_uri(picture),
+                    "expected": sample["reference"],
+                    "answer": sample["text"],
+                    "source": result.source,
+                    "question": sample.get("question", ""),
+                }
+                for sample, picture in zip(result.scores["samples"], result.pictures, strict=True)
+            ]
+            scores = {key: value for key, value in result.scores.items() if key != "samples"}
+            record = {"scores": scores, "samples": samples}
+        else:
+            for outcome in result:
+                if outcome.frames is not None:
+                    write_gif(list(outcome.frames), self._folder / "gifs" / f"{outcome.entry.replace('/', '__')}.gif")
+            record = {
+                "outcomes": [
+                    {field.name: getattr(outcome, field.name) for field in dataclasses.fields(Outcome)[:-1]}
+                    for outcome in result
+                ]
+            }
+        path = self._path(job)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(record))
+        return record
+
+    def forget_others(self) -> None:
+        """Deletes the jobs of other evaluations that the folder held before."""
+        for path in (self._folder / "jobs").glob("*.json"):
+            if path not in self._used:
+                path.unlink()
+
+    def _path(self, job: Job) -> Path:
+        about: Record = {"job": _plain(job), "protocol": _plain(self._work.protocol), "checkpoint": self._checkpoint}
+        if isinstance(job, PlayJob):
+            prompts = [self._work.prompts.get(line.task, PromptSource()) for line in job.lines]
+            about["prompts"] = [(prompt.fingerprint, prompt.episodes) for prompt in prompts]
+        return self._folder / "jobs" / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}.json"
+
+
+def _plain(value: Any) -> Record:
+    return {"kind": type(value).__name__, **dataclasses.asdict(value)}
+
+
+def summarise_jobs(records: Sequence[tuple[Job, Record]], work: Work, order: Sequence[str]) -> Record:
+    """``summary.json`` of finished jobs; ``order``: the tasks as they are to be listed."""
+    seed = work.protocol.seed
+    played: dict[tuple[str, bool], list[Outcome]] = {}
+    lines: dict[str, Line] = {}
+    written: Record = {}
+    for job, record in records:
+        if isinstance(job, PlayJob):
+            lines |= {line.name: line for line in job.lines}
+            for outcome in record["outcomes"]:
+                played.setdefault((outcome["entry"], job.specialist), []).append(Outcome(**outcome))
+        else:
+            written[job.source] = record["scores"]
+    entries: Record = {}
+    controls: dict[str, Record] = {}
+    scores: dict[str, np.ndarray] = {}
+    for line in sorted(lines.values(), key=lambda line: (order.index(line.task), line.control)):
+        task, outcomes = get_task(line.task), played[line.name, False]
+        finished = [outcome for outcome in outcomes if not outcome.lost]
+        values = [outcome.score(task.metric) for outcome in finished]
+        rival = [o.score(task.metric) for o in played.get((line.name, True), ()) if not o.lost]
+        entry = task_entry(
+            values, task.random_score, task.expert_score, metric=task.metric, specialist=rival or None, seed=seed
+        )
+        entry |= _failures(outcomes)
+        if line.control:
+            entries[line.task].setdefault("controls", {})[line.control] = entry["score"]
+            controls.setdefault(line.task, {})[line.control] = entry
+            continue
+        for name, field in (("mean_return", "score_return"), ("mean_steps", "steps"), ("entropy", "entropy")):
+            found = [getattr(outcome, field) for outcome in finished if getattr(outcome, field) is not None]
+            entry[name] = float(np.mean(found)) if found else None
+        entry["prompt"] = work.prompts.get(line.task, PromptSource()).origin
+        entries[line.task], scores[line.task] = entry, np.array(values)
+    every = [outcome for outcomes in played.values() for outcome in outcomes]
+    summary = {**summarise(entries, scores, seed), "controls": controls, "captions": written}
+    return summary | _failures(every) | {"protocol": dataclasses.asdict(work.protocol)}
+
+
+def _failures(outcomes: Sequence[Outcome]) -> Record:
+    counts = Counter[str]()
+    for outcome in outcomes:
+        counts.update(outcome.failures)
+    lost = [outcome.lost for outcome in outcomes if outcome.lost]
+    return {"failures": dict(sorted(counts.items())), "lost": len(lost)} | ({"lost_because": lost[0]} if lost else {})
+
+
+def write_results(folder: Path, summary: Mapping[str, Any], records: Sequence[tuple[Job, Record]]) -> None:
+    """Writes `summary`, every episode and the samples of captions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    samples, episodes = [], []
+    for job, record in records:
+        samples += record.get("samples", [])
+        policy = "specialist" if isinstance(job, PlayJob) and job.specialist else "agent"
+        for outcome in record.get("outcomes", ()):
+            line = {"policy": policy, "task": outcome["entry"], "return": outcome["score_return"]}
+            episodes.append(line | {key: outcome[key] for key in outcome if key not in ("entry", "score_return")})
+    write_text(folder / "captions.json", json.dumps({"samples": samples}))
+    write_text(folder / "episodes.jsonl", "".join(json.dumps(episode) + "\n" for episode in episodes))
+    write_text(folder / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
+
+
+def refuse_loss(folder: Path, names: set[str], protocol: Protocol) -> None:
+    """Raises EvaluationError if `folder` holds results of tasks or sources that are not among `names`, or of another
+    protocol.
+    """
+    path = folder / "summary.json"
+    if not path.exists():
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        lost = [name for name in (*before["tasks"], *before["captions"]) if name not in names]
+    except (ValueError, KeyError, TypeError) as error:
+        raise EvaluationError(f"{path}: is no evaluation's summary ({error!r}); delete it or give --out DIR") from error
+    if lost:
+        raise EvaluationError(
+            f"{folder}: holds results of {', '.join(lost[:3])}{' and more' if len(lost) > 3 else ''}, which this "
+            "evaluation leaves out and would delete; give --out DIR for this one's"
+        )
+    now, then = dataclasses.asdict(protocol), before.get("protocol", {})
+    changed = [f"{key} {then[key]} instead of {value}" for key, value in now.items() if then.get(key, value) != value]
+    if changed:
+        raise EvaluationError(
+            f"{folder}: holds an evaluation with {', '.join(changed)}, which this one would replace; give --out DIR "
+            f"for this one's, or delete {path}"
+        )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Atomically: a reader, or an interruption, never meets half a file."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
