@@ -14,7 +14,7 @@ from importlib import metadata
 from gato.data_pipelines.environments import catalogue
 from gato.data_pipelines.environments.base import DocumentSource, MissingSuiteError, SuiteError, Task, UnknownTaskError
 from gato.data_pipelines.environments.suite import Suite
-from gato.tokenizers.errors import suggest
+from gato.tokenizers.errors import GatoError, suggest
 
 ENTRY_POINTS = "gato.suites"
 # Suites that only this process knows: name -> "module:attribute" as in an entry point. Programs and tests add to it.
@@ -127,14 +127,21 @@ def _load(name: str, point: metadata.EntryPoint) -> Suite:
     except Exception as error:  # a stranger's module may fail in any way, and must not take the others along
         raise SuiteError(f"{where} cannot be loaded: {type(error).__name__}: {error}") from error
     if not isinstance(suite, Suite):
-        functions = [getattr(suite, function, None) for function in ("task_names", "make_task")]
-        if None in functions:
+        if not (hasattr(suite, "task_names") and hasattr(suite, "make_task")):
             raise SuiteError(f"{where} is no Suite but a {type(suite).__name__}, without task_names and make_task")
-        return Suite(name, "", *functions)  # a module with the two functions is enough
+        return Suite(name, "", suite.task_names, suite.make_task)  # a module with the two functions is enough
     if suite.name != name:
         raise SuiteError(f"{where} calls itself {suite.name!r}: entry point and Suite.name must agree")
     return suite
 
 
 def _tasks(suite: Suite) -> list[str]:
-    return sorted(catalogue.task_names(suite.name) or suite.task_names())
+    known = catalogue.task_names(suite.name)
+    if known:
+        return sorted(known)
+    try:
+        return sorted(suite.task_names())
+    except GatoError:
+        raise
+    except Exception as error:  # as above
+        raise SuiteError(f"suite {suite.name!r} cannot name its tasks: {type(error).__name__}: {error}") from error

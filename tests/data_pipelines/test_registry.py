@@ -148,6 +148,13 @@ def test_a_broken_suite_is_named_and_takes_no_other_along(install, monkeypatch, 
     sys.modules.pop("broken_suite", None)
 
 
+def test_a_suite_that_cannot_name_its_tasks_is_left_out(install):
+    install("forgetful", "def task_names():\n    raise OSError('no disk')\nmake_task = None", "forgetful = forgetful")
+    assert "metaworld/reach-v3" in list_tasks()
+    with pytest.raises(SuiteError, match="'forgetful' cannot name its tasks: OSError: no disk"):
+        suite_tasks("forgetful")
+
+
 def test_an_installation_older_than_the_code_says_so(monkeypatch):
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [])
     with pytest.raises(SuiteError, match=r"older than this code.*pip install"):
