@@ -95,7 +95,7 @@ def generate(
 
 def document_keys(key: jax.Array, first: int, count: int) -> jax.Array:
     """[count], the keys of documents ``first`` and following, whatever the batch in which they are written."""
-    return fold_each(jnp.broadcast_to(key, count), np.arange(first, first + count))
+    return fold_each(jnp.broadcast_to(key, count), jnp.arange(first, first + count))
 
 
 def check_document(
