@@ -13,6 +13,7 @@ import numpy as np
 
 from gato.inference import sampler
 from gato.inference.history import History
+from gato.inference.sampling import Sampling, fold_each
 from gato.model.cache import init_cache
 from gato.model.config import ModelConfig
 from gato.tokenizers.errors import SpecError
@@ -32,7 +33,7 @@ def generate(
     spec: EpisodeSpec,
     *,
     key: jax.Array,
-    sampling: sampler.Sampling,
+    sampling: Sampling,
     limit: int,
     begin: str = "",
 ) -> list[str]:
@@ -95,7 +96,7 @@ def generate(
             init_cache(config, batch, longest + limit, params),
             tokens,
             valid,
-            sampler.fold_each(jax.numpy.broadcast_to(key, batch), np.arange(start, start + batch)),
+            fold_each(jax.numpy.broadcast_to(key, batch), np.arange(start, start + batch)),
             sampling,
         )
         for row in np.asarray(ids)[: batch - missing]:
