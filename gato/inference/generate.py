@@ -14,7 +14,7 @@ import numpy as np
 
 from gato.inference import writing
 from gato.inference.history import History
-from gato.inference.sampler import Sampling, fold_each
+from gato.inference.sampling import Sampling, fold_each
 from gato.model.cache import init_cache
 from gato.model.config import ModelConfig
 from gato.tokenizers.errors import SpecError
