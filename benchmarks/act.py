@@ -4,8 +4,8 @@ python benchmarks/act.py [--quick] [--preset gato_79m] [--positions transformer_
                          [--batches 1 8 32] [--context 1000] [--repeats 5] [--json FILE]
 
 The embodiment has 17 observed and 6 action values: a timestep is 24 tokens. One call of `Agent.act` reads 19 new tokens
-of each row and samples 6, so the weights are read six times; memory mode "memory", with random weights. A row costs the
-same however full its memory is: shapes are static. On a CPU everything runs on one thread.
+of each row and samples 6, so the weights are read six times; weights are random. A row costs the same however full its
+memory is, up to the context: shapes are static. On a CPU everything runs on one thread.
 
 The floor of a call is the sum over its six passes of the longest of
   - bytes of the weights that a pass reads over the memory bandwidth,
@@ -40,8 +40,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gato.data_pipelines.episode import Episode
-from gato.inference import sampler
 from gato.inference.agent import Agent
+from gato.inference.sampling import Sampling, fold_each, sample
 from gato.model.config import ModelConfig
 from gato.model.layers import unrolled
 from gato.model.presets import preset
@@ -115,8 +115,8 @@ def act_uncached(config: ModelConfig, lo: int, hi: int, params: Any, row: dict[s
         hidden_1LD: Any = model.apply(params, {**row, "ids": ids_1L})
         before_1D = jax.lax.dynamic_index_in_dim(hidden_1LD, first + i - 1, axis=1, keepdims=False)
         logits_1V: Any = model.apply(params, before_1D, lo, hi, method="logits")
-        keys = sampler.fold_each(jax.random.key(0)[None], i)
-        drawn_1 = lo + sampler.sample(logits_1V, keys, sampler.Sampling.of(1.0))
+        keys = fold_each(jax.random.key(0)[None], i)
+        drawn_1 = lo + sample(logits_1V, keys, Sampling.of(1.0))
         return jax.lax.dynamic_update_slice_in_dim(ids_1L, drawn_1[:, None], first + i, axis=1)
 
     return jax.lax.fori_loop(0, ACTION, one, row["ids"])[:, first:]
@@ -147,7 +147,7 @@ def demonstration(timesteps: int) -> Episode:
 def measure(agent: Agent, batch: int, context: int, repeats: int) -> tuple[float, float]:
     """Seconds of the first action and of a later one."""
     observations = [{"state": np.zeros(OBSERVED, np.float32)}] * batch
-    agent.reset(spec=SPEC, batch=batch, memory="memory", memory_tokens=context)
+    agent.reset(spec=SPEC, batch=batch, memory_tokens=context)
     first = seconds(lambda: agent.act(observations), 1)
     return first, seconds(lambda: agent.act(observations), repeats)
 

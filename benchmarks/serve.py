@@ -139,6 +139,7 @@ def main() -> None:
             target=hold, args=(end, name, 2 if args.quick else None, max(args.sessions))
         )
         holder.start()
+        end.close()  # so that its death is noticed
         alone = {}
         for sessions in args.sessions:
             pipe.send((sessions, seconds))

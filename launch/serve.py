@@ -9,7 +9,7 @@ import sys
 
 from gato.evaluation.demonstrations import run_directory
 from gato.inference.agent import Agent
-from gato.inference.sampler import Sampling
+from gato.inference.sampling import Sampling
 from gato.serving.limits import TOKEN_VARIABLE, Limits, ServeError, check_address, read_token
 from gato.training.setup import enable_compilation_cache
 

@@ -18,7 +18,6 @@ its `Conditioning`; nothing here knows a recipe.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,13 +29,15 @@ import numpy as np
 from gato.data_pipelines.environments.base import Action, Observation
 from gato.data_pipelines.episode import Episode
 from gato.inference import sampler
-from gato.inference.decoder import LARGEST_CHUNK, Decoder
+from gato.inference.conditions import Conditions
+from gato.inference.decoder import Decoder
 from gato.inference.generate import generate
 from gato.inference.memory import MODES, Memory, Mode
 from gato.inference.observations import split_actions, stack_observations
+from gato.inference.sampling import Sampling
 from gato.inference.stream import TextStream
 from gato.model.layers import unrolled
-from gato.recipes.recipe import Conditioning, get_recipe
+from gato.recipes.recipe import get_recipe
 from gato.tokenizers.errors import GatoError, SpecError, suggest
 from gato.tokenizers.sequence import SequenceTokenizer
 from gato.tokenizers.spec import EpisodeSpec
@@ -65,12 +66,10 @@ class _Session:
     prompt_timesteps: int | None
     prompt_part: PromptPart
     ragged: bool  # rows differ in length because the observation holds text
-    sampling: sampler.Sampling
+    sampling: Sampling
     memory: Memory
     decoder: Decoder
-    conditionings: list[Conditioning]
-    targets: list[float | None]
-    derived: list[dict[str, float]]
+    conditions: Conditions
     draws: np.ndarray  # uint32 [B, 2]: the row's seed, and how often it has acted with it
     width: int = 0  # of the chunk that is read in the call that acts
 
@@ -212,12 +211,10 @@ class Agent:
         step = self.tokenizer.tokens_per_timestep(spec)  # texts are not known yet; the decoder makes room for them
         if length < step:
             raise AgentError(f"reset: memory_tokens must be at least {step}, one timestep of this spec; got {length}")
-        capacity = length
+        tokens = length
         if memory == "window" and window is not None:
             longest_prompt = min(length // 2, (first.prompt_timesteps or length) * step)
-            capacity = min(length, longest_prompt + window * step)
-        elif memory == "memory":
-            capacity = length + LARGEST_CHUNK
+            tokens = min(length, longest_prompt + window * step)
         statistics = [meta.statistics for meta in metas] or [{}] * batch
         self._session = _Session(
             spec=spec,
@@ -225,14 +222,12 @@ class Agent:
             prompt_timesteps=first.prompt_timesteps,
             prompt_part=prompt_part,
             ragged=any(leaf.modality == "text" for leaf in spec.observations.values()),
-            sampling=sampler.Sampling.of(
+            sampling=Sampling.of(
                 self.recipe.decoding.control_temperature if temperature is None else temperature, top_k, top_p
             ),
             memory=Memory(batch, memory, length, window, len(ranges), self.meta.vocabulary.padding),
-            decoder=Decoder(self.meta.model, self.params, batch, capacity, span=length if memory == "memory" else None),
-            conditionings=[self.recipe.conditioning(values) for values in statistics],
-            targets=list(targets or [None] * batch),
-            derived=[{} for _ in range(batch)],
+            decoder=Decoder(self.meta.model, self.params, batch, tokens, ring=memory == "memory", timestep=step),
+            conditions=Conditions([self.recipe.conditioning(values) for values in statistics]),
             draws=np.zeros((batch, 2), np.uint32),
         )
         for row in range(batch):
@@ -265,14 +260,14 @@ class Agent:
         session = self._active()
         if not 0 <= row < session.rows:
             raise AgentError(f"begin: row {row} of {session.rows}")
+        conditioning = None
         if source is not None:
             meta = self.source(source)[1]
             if (meta.spec, meta.prompt_timesteps) != (session.spec, session.prompt_timesteps):
                 raise AgentError(f"begin: {source!r} and the batch differ in spec or prompt length: use another batch")
-            session.conditionings[row] = self.recipe.conditioning(meta.statistics)
+            conditioning = self.recipe.conditioning(meta.statistics)
         session.memory.begin(row, None if prompt is None else self._prompt(prompt))
-        session.targets[row] = target
-        session.derived[row] = session.conditionings[row].start(target)
+        session.conditions.begin(row, target, conditioning)
         session.draws[row] = self._seeds if seed is None else seed, 0
         self._seeds += seed is None
 
@@ -281,7 +276,7 @@ class Agent:
         session = self._active()
         for i, row in enumerate(rows):
             session.memory.restart(row, session.decoder.capacity)
-            session.derived[row] = session.conditionings[row].start(session.targets[row])
+            session.conditions.restart(row)
             if seeds is not None:
                 session.draws[row] = seeds[i], 0
 
@@ -313,11 +308,11 @@ class Agent:
         if not len(rows):
             return actions
         stacked = stack_observations(observations, session.spec)
-        conditionings, values = self._condition(session, rows, rewards)
-        derived = {name: np.array([values[row][name] for row in rows]) for name in self.meta.layout.derived}
+        conditions = self._conditions(session, rows, rewards)
+        derived = {name: conditions.leaf(name, rows) for name in self.meta.layout.derived}
         prefix = self.tokenizer.tokenize(stacked, None, session.spec, derived)
         # Only now that nothing was refused: the same call with a mended observation counts the rewards once.
-        session.conditionings, session.derived = conditionings, values
+        session.conditions = conditions
         memory.observe(rows, prefix)
         # The last action's last token was sampled, but is not in the cache yet; a first timestep has none.
         longest = 1 + int(np.diff(prefix.timestep_starts).max())
@@ -338,9 +333,7 @@ class Agent:
         chosen = np.asarray(rows, np.int64)
         session.memory.keep(chosen)
         session.decoder.keep(chosen)
-        session.conditionings = [session.conditionings[row] for row in rows]
-        session.targets = [session.targets[row] for row in rows]
-        session.derived = [session.derived[row] for row in rows]
+        session.conditions.keep(rows)
         session.draws = session.draws[chosen]
 
     def generate(
@@ -402,30 +395,26 @@ class Agent:
             stop=stop,
         )
 
-    def _text_sampling(self, temperature: float | None, top_k: int | None, top_p: float | None) -> sampler.Sampling:
-        return sampler.Sampling.of(
-            self.recipe.decoding.text_temperature if temperature is None else temperature, top_k, top_p
-        )
+    def _text_sampling(self, temperature: float | None, top_k: int | None, top_p: float | None) -> Sampling:
+        return Sampling.of(self.recipe.decoding.text_temperature if temperature is None else temperature, top_k, top_p)
 
     def _active(self) -> _Session:
         if self._session is None:
             raise AgentError("act before reset: agent.reset(source, batch=...) says which embodiment")
         return self._session
 
-    def _condition(
+    def _conditions(
         self, session: _Session, rows: np.ndarray, rewards: Sequence[float | None] | np.ndarray | None
-    ) -> tuple[list[Conditioning], list[dict[str, float]]]:
-        """The session's conditionings after the ``rows``' rewards and their values for this timestep, as copies."""
+    ) -> Conditions:
+        """The session's conditions after the rewards of those of the ``rows`` that have acted before."""
         if not self.meta.layout.derived:
-            return session.conditionings, session.derived
-        conditionings, derived = list(session.conditionings), list(session.derived)
-        for row in rows[session.memory.timesteps[rows] > 0].tolist():
-            reward = None if rewards is None else rewards[row]
-            if reward is None:
-                raise AgentError(f"recipe {self.meta.recipe!r} conditions on rewards: act(observations, rewards=...)")
-            conditionings[row] = copy.deepcopy(conditionings[row])
-            derived[row] = conditionings[row].update(float(reward))
-        return conditionings, derived
+            return session.conditions
+        acted = rows[session.memory.timesteps[rows] > 0].tolist()
+        given = [None if rewards is None else rewards[row] for row in acted]
+        known = [float(reward) for reward in given if reward is not None]
+        if len(known) < len(acted):
+            raise AgentError(f"recipe {self.meta.recipe!r} conditions on rewards: act(observations, rewards=...)")
+        return session.conditions.after(acted, known)
 
     def _prompt(self, episode: Episode) -> TokenSequence:
         """A prompt's tokens: the first or last timesteps of the episode, as many as in training, at most half a row."""

@@ -15,11 +15,13 @@ import numpy as np
 
 from gato.inference import sampler
 from gato.inference.memory import Memory
+from gato.inference.sampling import Sampling
 from gato.model.cache import init_cache
 from gato.model.config import ModelConfig
 
 CAPACITY_ROUNDING = 16
-# Sizes of the chunks in which rows read what they have not read yet: powers of two between these.
+# Sizes of the chunks in which rows read what they have not read yet: powers of two between these. Larger ones are no
+# faster on a CPU, and a ring needs room for one.
 SMALLEST_CHUNK, LARGEST_CHUNK = 16, 128
 
 
@@ -29,15 +31,20 @@ class Decoder:
     Args:
       config, params: the network.
       rows: B.
-      capacity: tokens that a row of the cache can hold; it grows where a `Memory` needs more.
-      span: how many tokens each token sees, itself included; the cache is then a ring. None: all in the cache.
+      tokens: most tokens of a row, or, in a ring, that each token sees; where a row needs more, the cache grows.
+      ring: whether the oldest tokens are overwritten.
+      timestep: tokens of a timestep, which should be read in one call.
     """
 
-    def __init__(self, config: ModelConfig, params: Any, rows: int, capacity: int, span: int | None = None) -> None:
-        self._config, self._params, self._span = config, params, span
-        self._rows = rows
+    def __init__(
+        self, config: ModelConfig, params: Any, rows: int, tokens: int, *, ring: bool = False, timestep: int = 0
+    ) -> None:
+        self._config, self._params, self._rows = config, params, rows
+        self._span = tokens if ring else None
+        self._longest = max(LARGEST_CHUNK, timestep)
         self._patches = 0
-        self._cache = init_cache(config, rows, _round_up(capacity, CAPACITY_ROUNDING), params, span)
+        capacity = _round_up(tokens + ring * (self._longest - 1), CAPACITY_ROUNDING)
+        self._cache = init_cache(config, rows, capacity, params, self._span)
 
     @property
     def capacity(self) -> int:
@@ -51,7 +58,7 @@ class Decoder:
         ranges: sampler.Ranges,
         key: jax.Array,
         draws: np.ndarray,
-        sampling: sampler.Sampling,
+        sampling: Sampling,
     ) -> tuple[np.ndarray, jax.Array]:
         """Reads what is unread of ``rows`` [n] (ascending) and samples an action for each.
 
@@ -63,7 +70,7 @@ class Decoder:
           ids int32 [n, A], and logits [n, A, W] on the device.
         """
         self._reserve(memory, rows, len(ranges))
-        width = min(width, LARGEST_CHUNK)
+        width = min(width, self._longest)
         while (behind := rows[memory.unread(rows) > width]).size:
             self._read(memory, behind, memory.unread(behind) - width)
         places = _Places.of(rows, self._rows)

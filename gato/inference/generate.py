@@ -14,7 +14,7 @@ import numpy as np
 
 from gato.inference import writing
 from gato.inference.history import History
-from gato.inference.sampler import Sampling, fold_each
+from gato.inference.sampling import Sampling, fold_each
 from gato.model.cache import init_cache
 from gato.model.config import ModelConfig
 from gato.tokenizers.errors import SpecError
@@ -95,7 +95,7 @@ def generate(
 
 def document_keys(key: jax.Array, first: int, count: int) -> jax.Array:
     """[count], the keys of documents ``first`` and following, whatever the batch in which they are written."""
-    return fold_each(jnp.broadcast_to(key, count), np.arange(first, first + count))
+    return fold_each(jnp.broadcast_to(key, count), jnp.arange(first, first + count))
 
 
 def check_document(

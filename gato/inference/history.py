@@ -25,7 +25,7 @@ class History:
         """``padding``: id of what lies behind a row's end. ``capacity``: room for so many tokens; it grows."""
         self.lengths = np.zeros(rows, np.int32)
         self._padding = padding
-        self._tokens = {
+        self._tokens: dict[str, np.ndarray] = {
             "ids": np.full((rows, capacity), padding, np.int32),
             "local_position": np.full((rows, capacity), NO_POSITION, np.int16),
         }

@@ -87,7 +87,7 @@ class Memory:
         """int32 [n], tokens of each row that the cache does not hold yet."""
         return self.history.lengths[rows] - self.read[rows]
 
-    def advance(self, rows: np.ndarray, counts: np.ndarray) -> None:
+    def advance(self, rows: np.ndarray, counts: np.ndarray | int) -> None:
         """So many more tokens were read."""
         self.read[rows] += counts
         self.positions[rows] += counts
@@ -95,7 +95,7 @@ class Memory:
     def acted(self, rows: np.ndarray, actions: np.ndarray) -> None:
         """The timestep's action [n, A] is chosen; all of its tokens but the last were read."""
         self.history.append_actions(rows, actions)
-        self.advance(rows, np.int32(actions.shape[1] - 1))
+        self.advance(rows, actions.shape[1] - 1)
         self.timesteps[rows] += 1
         if self._mode == "memory":
             for row in rows.tolist():

@@ -12,82 +12,18 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from gato.model.cache import Cache
+from gato.inference.sampling import ILLEGAL, Sampling, fold_each, sample
+from gato.model.cache import Cache, Recent, commit, init_recent
 from gato.model.config import ModelConfig
 from gato.model.transformer import GatoModel
-from gato.tokenizers.errors import GatoError
 from gato.tokenizers.token_sequence import ACTION_POSITION
 
 Tokens = dict[str, jax.Array]
 # [lo, hi) of the legal ids of every action token.
 Ranges = tuple[tuple[int, int], ...]
-ILLEGAL = -1e30  # finite, so that a logit can be inspected; its probability is exactly 0 beside any legal one
-
-
-class SamplingError(GatoError):
-    """A temperature, top-k or top-p that cannot be drawn with."""
-
-
-class Sampling(flax.struct.PyTreeNode):
-    """How an id is drawn from its logits; all of it may change from call to call.
-
-    Attributes:
-      temperature: divides the logits; 0 is greedy.
-      top_k: only the so many largest logits can be drawn; None: all.
-      top_p: of these only the most probable, as few as have this probability together; None: all.
-    """
-
-    temperature: jax.Array | np.ndarray
-    top_k: jax.Array | np.ndarray | None = None
-    top_p: jax.Array | np.ndarray | None = None
-
-    @staticmethod
-    def of(temperature: float, top_k: int | None = None, top_p: float | None = None) -> Sampling:
-        """Raises SamplingError for what is no way to draw."""
-        if not temperature >= 0:
-            raise SamplingError(f"temperature must be at least 0 (greedy), got {temperature}")
-        if top_k is not None and top_k < 1:
-            raise SamplingError(f"top_k must be at least 1, or None for all ids, got {top_k}")
-        if top_p is not None and not 0 < top_p <= 1:
-            raise SamplingError(f"top_p must be above 0 and at most 1, or None, got {top_p}")
-        return Sampling(
-            np.float32(temperature),
-            None if top_k is None else np.int32(top_k),
-            None if top_p is None else np.float32(top_p),
-        )
-
-
-def sample(logits_BV: jax.Array, keys_B: jax.Array, sampling: Sampling) -> jax.Array:
-    """Index drawn from each row's logits with the row's own key, int32 [B]."""
-    temperature = jnp.asarray(sampling.temperature)
-    scaled_BV = logits_BV / jnp.where(temperature > 0, temperature, 1.0)
-    if sampling.top_k is not None or sampling.top_p is not None:
-        scaled_BV = _cut_tail(scaled_BV, sampling)
-    drawn_B = jax.vmap(jax.random.categorical)(keys_B, scaled_BV)
-    return jnp.where(temperature > 0, drawn_B, jnp.argmax(logits_BV, axis=-1)).astype(jnp.int32)
-
-
-def _cut_tail(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
-    """The logits, ILLEGAL where top-k or top-p leave them out. Ties with the last that stays stay too."""
-    descending_BV = -jnp.sort(-logits_BV, axis=-1)
-    kept_BV = jnp.ones(logits_BV.shape, bool)
-    if sampling.top_k is not None:
-        kept_BV &= jnp.arange(logits_BV.shape[-1]) < sampling.top_k
-    if sampling.top_p is not None:
-        probability_BV = jax.nn.softmax(jnp.where(kept_BV, descending_BV, ILLEGAL), axis=-1)
-        kept_BV &= jnp.cumsum(probability_BV, axis=-1) - probability_BV < sampling.top_p
-    least_B1 = jnp.take_along_axis(descending_BV, kept_BV.sum(axis=-1, keepdims=True) - 1, axis=-1)
-    return jnp.where(logits_BV >= least_B1, logits_BV, ILLEGAL)
-
-
-def fold_each(keys_B: jax.Array, data: jax.Array | int) -> jax.Array:
-    """`jax.random.fold_in` of one number into each row's key, or of each row's number."""
-    return jax.vmap(jax.random.fold_in, (0, None if jnp.ndim(data) == 0 else 0))(keys_B, data)
 
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="cache")
@@ -135,7 +71,6 @@ def extend_and_act(
     """
     model = GatoModel(config)
     widest = max(hi - lo for lo, hi in ranges)
-    one = (valid > 0).astype(valid.dtype)
     keys = fold_each(fold_each(jnp.broadcast_to(key, valid.shape), draws[:, 0]), draws[:, 1])
     taken = _take(cache, index, lengths)
 
@@ -145,31 +80,32 @@ def extend_and_act(
         return ids_B, jnp.pad(logits_BV, ((0, 0), (0, widest - (hi - lo))), constant_values=ILLEGAL)
 
     hidden_BND, taken = model.apply(params, tokens, taken, valid, method="extend")
-    state = last_valid(hidden_BND, valid), taken
+    state = last_valid(hidden_BND, valid), init_recent(taken, len(ranges) - 1)
     parts = []
     start = 0
     # Tokens with the same range share one compiled body; the last token is drawn but not appended.
     for (lo, hi), group in itertools.groupby(ranges):
         stop = start + len(list(group))
 
-        def append(
-            state: tuple[jax.Array, Cache], place: jax.Array, lo: int = lo, hi: int = hi
-        ) -> tuple[tuple[jax.Array, Cache], tuple[jax.Array, jax.Array]]:
+        def speak(
+            state: tuple[jax.Array, Recent], place: jax.Array, lo: int = lo, hi: int = hi
+        ) -> tuple[tuple[jax.Array, Recent], tuple[jax.Array, jax.Array]]:
             drawn = draw(state[0], place, lo, hi)
             token = single(drawn[0], ACTION_POSITION)
-            hidden_B1D, cache = model.apply(params, token, state[1], one, method="extend")
-            return (hidden_B1D[:, 0], cache), drawn
+            hidden_B1D, recent = model.apply(params, token, taken, state[1], place, method="speak")
+            return (hidden_B1D[:, 0], recent), drawn
 
         places = range(start, min(stop, len(ranges) - 1))
         if places:
-            state, drawn = jax.lax.scan(append, state, jnp.array(places))
+            state, drawn = jax.lax.scan(speak, state, jnp.array(places))
             parts.append(drawn)
         start = stop
     ids_B, logits_BV = draw(state[0], len(ranges) - 1, lo, hi)
     parts.append((ids_B[None], logits_BV[None]))
     ids_AB = jnp.concatenate([ids for ids, _ in parts])
     logits_ABW = jnp.concatenate([logits for _, logits in parts])
-    cache = _put(cache, index, lengths, state[1], tokens["ids"].shape[1] + len(ranges) - 1)
+    taken = commit(taken, state[1], jnp.where(valid > 0, len(ranges) - 1, 0))
+    cache = _put(cache, index, lengths, taken, tokens["ids"].shape[1] + len(ranges) - 1)
     return ids_AB.T, jnp.swapaxes(logits_ABW, 0, 1), cache
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from gato.inference import writing
 from gato.inference.generate import check_document, document_keys, prefix
 from gato.inference.history import History
-from gato.inference.sampler import Sampling
+from gato.inference.sampling import Sampling
 from gato.model.cache import init_cache
 from gato.model.config import ModelConfig
 from gato.tokenizers.errors import SpecError

@@ -13,8 +13,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from gato.inference.sampler import Sampling, Tokens, fold_each, last_valid, sample, single
-from gato.model.cache import Cache
+from gato.inference.sampler import Tokens, last_valid, single
+from gato.inference.sampling import Sampling, fold_each, sample
+from gato.model.cache import Cache, commit, init_recent
 from gato.model.config import ModelConfig
 from gato.model.transformer import GatoModel
 from gato.tokenizers.token_sequence import NO_POSITION
@@ -64,7 +65,6 @@ def write(
       int32 [B, count]: text ids, and ``end`` from the end of each text on.
     """
     model = GatoModel(config)
-    first = writing.place
 
     def draw(hidden_BD: jax.Array, place: jax.Array) -> jax.Array:
         text_BV = model.apply(params, hidden_BD, 0, text_size, method="logits")
@@ -72,17 +72,19 @@ def write(
         index_B = sample(jnp.concatenate([text_BV, end_B1], axis=-1), fold_each(keys, place), sampling)
         return jnp.where(index_B == text_size, end, index_B)
 
-    def step(state: tuple[jax.Array, Writing]) -> tuple[jax.Array, Writing]:
-        ids_BN, now = state
-        id_B = jnp.where(now.ended, end, draw(now.hidden_BD, now.place))
-        ids_BN = jax.lax.dynamic_update_slice_in_dim(ids_BN, id_B[:, None], now.place - first, axis=1)
-        ended = now.ended | (id_B == end)
+    def step(state: tuple[Any, ...]) -> tuple[Any, ...]:
+        index, ids_BN, hidden_BD, ended_B, recent = state
+        id_B = jnp.where(ended_B, end, draw(hidden_BD, writing.place + index))
+        ids_BN = jax.lax.dynamic_update_slice_in_dim(ids_BN, id_B[:, None], index, axis=1)
         token = single(id_B, NO_POSITION)
-        hidden_B1D, cache = model.apply(params, token, now.cache, 1 - ended.astype(jnp.int32), method="extend")
-        return ids_BN, Writing(cache, hidden_B1D[:, 0], ended, now.place + 1)
+        hidden_B1D, recent = model.apply(params, token, writing.cache, recent, index, method="speak")
+        return index + 1, ids_BN, hidden_B1D[:, 0], ended_B | (id_B == end), recent
 
-    def unfinished(state: tuple[jax.Array, Writing]) -> jax.Array:
-        return (state[1].place < first + count) & ~jnp.all(state[1].ended)
+    def unfinished(state: tuple[Any, ...]) -> jax.Array:
+        return (state[0] < count) & ~jnp.all(state[3])
 
     ids_BN = jnp.full((len(writing.ended), count), end, jnp.int32)
-    return jax.lax.while_loop(unfinished, step, (ids_BN, writing))
+    start = (jnp.zeros((), jnp.int32), ids_BN, writing.hidden_BD, writing.ended, init_recent(writing.cache, count))
+    written, ids_BN, hidden_BD, ended_B, recent = jax.lax.while_loop(unfinished, step, start)
+    cache = commit(writing.cache, recent, jnp.full_like(writing.cache.length, written))
+    return ids_BN, Writing(cache, hidden_BD, ended_B, writing.place + written)

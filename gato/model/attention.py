@@ -150,7 +150,7 @@ def _one_tile(q: jax.Array, k: jax.Array, v: jax.Array, segments_BL: jax.Array, 
         descending_HLK = position.keys_HMK[:, :length][:, ::-1]
         scores_BHLL += relative.shift_causal(_product(position.queries_BHLK, descending_HLK))
     same_BLL = segments_BL[:, :, None] == segments_BL[:, None, :]
-    return _mix(scores_BHLL, (same_BLL & jnp.tri(length, dtype=bool))[:, None], v)
+    return _mix((scores_BHLL, (same_BLL & jnp.tri(length, dtype=bool))[:, None], v))
 
 
 def cached_attention(
@@ -172,7 +172,34 @@ def cached_attention(
     scores_BHNC = _product(q_BHNK, k_BHCK)
     if position is not None:
         scores_BHNC += relative.by_slot(_product(position.queries_BHLK, position.keys_HMK), first_B)
-    return _mix(scores_BHNC, visible_BNC[:, None], v_BHCK)
+    return _mix((scores_BHNC, visible_BNC[:, None], v_BHCK))
+
+
+def recent_attention(
+    q_BH1K: jax.Array,
+    k_BHCK: jax.Array,
+    v_BHCK: jax.Array,
+    visible_B1C: jax.Array,
+    first_B: jax.Array,
+    position: Position | None,
+    recent: tuple[jax.Array, jax.Array],
+    index: jax.Array,
+) -> jax.Array:
+    """`cached_attention` of recent token number ``index``, at position ``first_B``, which also sees those up to itself.
+
+    Args:
+      recent: keys and values of T recent tokens, [B, H, T, K].
+    """
+    count = recent[0].shape[2]
+    scores_BH1C, recent_BH1T = _product(q_BH1K, k_BHCK), _product(q_BH1K, recent[0])
+    if position is not None:
+        by_distance = _product(position.queries_BHLK, position.keys_HMK)
+        scores_BH1C += relative.by_slot(by_distance, first_B)
+        # Distances index .. 0 of the recent tokens 0 .. index stand side by side.
+        start = by_distance.shape[-1] - 1 - index
+        padded = jnp.pad(by_distance, ((0, 0), (0, 0), (0, 0), (0, count)))
+        recent_BH1T += jax.lax.dynamic_slice_in_dim(padded, start, count, axis=-1)
+    return _mix((scores_BH1C, visible_B1C[:, None], v_BHCK), (recent_BH1T, jnp.arange(count) <= index, recent[1]))
 
 
 def _product(q_BHQK: jax.Array, k: jax.Array) -> jax.Array:
@@ -182,16 +209,21 @@ def _product(q_BHQK: jax.Array, k: jax.Array) -> jax.Array:
     return jnp.einsum(formula, q_BHQK * scale, k, preferred_element_type=jnp.float32)
 
 
-def _mix(scores_BHQM: jax.Array, allowed_B1QM: jax.Array, v_BHMK: jax.Array) -> jax.Array:
-    """Softmax over the allowed keys, times the values.
+def _mix(*parts: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+    """Softmax over the allowed keys of all parts, times the values; a part is scores [B, H, Q, M], what is allowed, and
+    values [B, H, M, K].
 
     The division by the softmax's sum comes after the product with the values: on [Q, K] instead of [Q, M] numbers. The
     maximum only keeps exp in range and cancels exactly, so it carries no gradient.
     """
-    scores_BHQM = jnp.where(allowed_B1QM, scores_BHQM, MASKED)
-    largest_BHQ1 = jax.lax.stop_gradient(scores_BHQM.max(axis=-1, keepdims=True))
-    weights_BHQM = jnp.exp(scores_BHQM - largest_BHQ1)
-    mixed_BHQK = jnp.einsum(
-        "bhqm,bhmk->bhqk", weights_BHQM.astype(v_BHMK.dtype), v_BHMK, preferred_element_type=jnp.float32
-    )
-    return (mixed_BHQK / weights_BHQM.sum(axis=-1, keepdims=True)).astype(v_BHMK.dtype)
+    masked = [jnp.where(allowed, scores, MASKED) for scores, allowed, _ in parts]
+    largest_BHQ1 = functools.reduce(jnp.maximum, [scores.max(axis=-1, keepdims=True) for scores in masked])
+    largest_BHQ1 = jax.lax.stop_gradient(largest_BHQ1)
+    mixed_BHQK = sum_BHQ1 = jnp.zeros((), jnp.float32)
+    for scores_BHQM, (_, _, v_BHMK) in zip(masked, parts, strict=True):
+        weights_BHQM = jnp.exp(scores_BHQM - largest_BHQ1)
+        mixed_BHQK += jnp.einsum(
+            "bhqm,bhmk->bhqk", weights_BHQM.astype(v_BHMK.dtype), v_BHMK, preferred_element_type=jnp.float32
+        )
+        sum_BHQ1 += weights_BHQM.sum(axis=-1, keepdims=True)
+    return (mixed_BHQK / sum_BHQ1).astype(parts[0][2].dtype)

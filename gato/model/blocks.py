@@ -26,6 +26,7 @@ class Context(flax.struct.PyTreeNode):
       positions_BL: positions of the tokens in their segments, or in their rows of the cache.
       segments_BL: of training rows; None when decoding.
       length_B, valid_B: tokens in the cache before a decoded chunk, and real tokens of the chunk.
+      index: number of a recent token; None when a chunk is decoded.
       visible_BLC: which of the cache's slots each token of the chunk sees.
       train: whether to drop paths and features.
     """
@@ -35,6 +36,7 @@ class Context(flax.struct.PyTreeNode):
     length_B: jax.Array | None = None
     valid_B: jax.Array | None = None
     visible_BLC: jax.Array | None = None
+    index: jax.Array | None = None
     train: bool = flax.struct.field(pytree_node=False, default=False)
 
 
@@ -117,11 +119,7 @@ class Attention(nn.Module):
                 q, k, v, context.segments_BL, position, config.attention_block, backend, self.mesh
             )
         else:
-            cache = cache.replace(
-                k=append(cache.k, k, context.length_B, context.valid_B),
-                v=append(cache.v, v, context.length_B, context.valid_B),
-            )
-            mixed = attention.cached_attention(q, cache.k, cache.v, context.visible_BLC, context.length_B, position)
+            mixed, cache = _cached(q, k, v, position, cache, context)
         kernel = self.param("out", _kernel(("heads", "head_dim", "embed"), 2, config.layers), (heads, size, width))
         if hidden_at is None:
             out = _dense(mixed.swapaxes(1, 2).reshape(*x_BLD.shape[:2], heads * size), kernel)
@@ -136,6 +134,36 @@ class Attention(nn.Module):
         kernel = self.param(name, _kernel(("embed", "heads", "head_dim"), inputs=1), shape)
         x_BLHK = _dense(x_BLD, kernel).reshape(*x_BLD.shape[:2], *shape[1:])
         return constrain(x_BLHK.swapaxes(1, 2), self.mesh, "batch", "heads", "length", "head_dim")
+
+
+def _cached(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    position: attention.Position | None,
+    cache: LayerCache,
+    context: Context,
+) -> tuple[jax.Array, LayerCache]:
+    """Writes a chunk into the cache, or a recent token beside it, and attends to both."""
+    assert context.visible_BLC is not None
+    first_B = context.positions_BL[:, 0]
+    if cache.recent is None:
+        assert context.length_B is not None
+        assert context.valid_B is not None
+        cache = cache.replace(
+            k=append(cache.k, k, context.length_B, context.valid_B),
+            v=append(cache.v, v, context.length_B, context.valid_B),
+        )
+        return attention.cached_attention(q, cache.k, cache.v, context.visible_BLC, first_B, position), cache
+    assert context.index is not None
+    keys, values = (
+        jax.lax.dynamic_update_slice_in_dim(whole, new, context.index, axis=2)
+        for whole, new in zip(cache.recent, (k, v), strict=True)
+    )
+    mixed = attention.recent_attention(
+        q, cache.k, cache.v, context.visible_BLC, first_B, position, (keys, values), context.index
+    )
+    return mixed, cache.replace(recent=(keys, values))
 
 
 def project_sinusoids(kernel_DHK: jax.Array, length: int, dtype: jnp.dtype) -> jax.Array:

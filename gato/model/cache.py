@@ -4,8 +4,9 @@ The token at position p of a row stands in slot p modulo the capacity. Without a
 below the capacity. With one, each token sees the `span` latest tokens up to itself, whatever the chunks in which they
 came, as long as no chunk is longer than ``capacity - span + 1``: what it overwrites is then out of everyone's sight.
 
-Each layer has arrays of its own, so a token's pass reads and writes them where they are: out of one array for all
-layers, XLA copies every layer before it multiplies.
+Each layer has arrays of its own: out of one array for all layers, XLA copies every layer before it multiplies. For the
+same reason tokens that are sampled one after the other do not go into the cache one by one. They wait in small arrays,
+the recent tokens, which all rows fill in step, and `commit` writes them at the end.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ class LayerCache(flax.struct.PyTreeNode):
       k, v: [B, H, capacity, head_dim], of the model's dtype.
       relative: Transformer-XL's projected positions, [H, capacity, head_dim], of the distances capacity - 1 .. 0; None
         with rope.
+      recent: keys and values of the recent tokens, [B, H, T, head_dim] each; None while there are none.
     """
 
     k: jax.Array
     v: jax.Array
     relative: jax.Array | None = None
+    recent: tuple[jax.Array, jax.Array] | None = None
 
 
 class Cache(flax.struct.PyTreeNode):
@@ -95,3 +98,25 @@ def append(cache_BHCK: jax.Array, new_BHNK: jax.Array, length_B: jax.Array, vali
     slots_BN = jnp.where(step_N < valid_B[:, None], (length_B[:, None] + step_N) % capacity, capacity)
     new_BNHK = new_BHNK.swapaxes(1, 2).astype(cache_BHCK.dtype)
     return cache_BHCK.at[jnp.arange(rows)[:, None], :, slots_BN].set(new_BNHK, mode="drop")
+
+
+Recent = tuple[tuple[jax.Array, jax.Array], ...]
+
+
+def init_recent(cache: Cache, count: int) -> Recent:
+    """Room for ``count`` recent tokens of every row, for every layer."""
+    shape = (*cache.layers[0].k.shape[:2], count, cache.layers[0].k.shape[3])
+    return tuple((jnp.zeros(shape, layer.k.dtype), jnp.zeros(shape, layer.v.dtype)) for layer in cache.layers)
+
+
+def commit(cache: Cache, recent: Recent, valid_B: jax.Array) -> Cache:
+    """The cache with the first ``valid_B`` recent tokens of each row behind its own."""
+    layers = tuple(
+        layer.replace(
+            k=append(layer.k, keys, cache.length, valid_B),
+            v=append(layer.v, values, cache.length, valid_B),
+            recent=None,
+        )
+        for layer, (keys, values) in zip(cache.layers, recent, strict=True)
+    )
+    return cache.replace(layers=layers, length=cache.length + valid_B)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from gato.model.blocks import Block, Context
-from gato.model.cache import Cache, LayerCache, key_positions
+from gato.model.cache import Cache, LayerCache, Recent, key_positions
 from gato.model.config import ModelConfig, ModelError
 from gato.model.embedding import Embedding
 from gato.sharding import constrain
@@ -102,16 +102,28 @@ class GatoModel(nn.Module):
             raise ModelError(
                 f"extend: a chunk of {count} tokens in a cache of capacity {cache.capacity}{seen}; use a larger one"
             )
-        length = cache.length + valid
-        keys_BC = key_positions(cache, length)
         positions_BN = cache.length[:, None] + jnp.arange(count)
-        distance_BNC = positions_BN[:, :, None] - keys_BC[:, None]
-        visible_BNC = (keys_BC >= 0)[:, None] & (distance_BNC >= 0)
-        if cache.span is not None:
-            visible_BNC &= distance_BNC < cache.span
+        length = cache.length + valid
+        visible_BNC = _visible(cache, length, positions_BN)
         context = Context(positions_BN, length_B=cache.length, valid_B=valid, visible_BLC=visible_BNC)
         x, layers = self._run(self.embedding(tokens, train=False), cache.layers, context, None)
+        assert layers is not None
         return self.norm(x), cache.replace(layers=layers, length=length)
+
+    def speak(self, tokens: Batch, cache: Cache, recent: Recent, index: jax.Array) -> tuple[jax.Array, Recent]:
+        """One more recent token of every row, number ``index``, at position ``cache.length + index``.
+
+        Args:
+          tokens: as `extend` takes them, [B, 1]. cache: is not changed. recent: with the tokens before this one.
+
+        Returns:
+          hidden [B, 1, D] and the recent tokens with this one.
+        """
+        positions_B1 = cache.length[:, None] + index
+        context = Context(positions_B1, visible_BLC=_visible(cache, cache.length, positions_B1), index=index)
+        old = tuple(layer.replace(recent=new) for layer, new in zip(cache.layers, recent, strict=True))
+        x, layers = self._run(self.embedding(tokens, train=False), old, context, None)
+        return self.norm(x), tuple(layer.recent for layer in layers or () if layer.recent is not None)
 
     def _run(
         self,
@@ -131,6 +143,14 @@ class GatoModel(nn.Module):
             (x, layer), _ = block((x, None if layers is None else layers[i]), context, *last)
             done.append(layer)
         return x, None if layers is None else tuple(done)
+
+
+def _visible(cache: Cache, length_B: jax.Array, positions_BN: jax.Array) -> jax.Array:
+    """Which slots of a cache of so many tokens the tokens at these positions see, bool [B, N, capacity]."""
+    keys_BC = key_positions(cache, length_B)
+    distance_BNC = positions_BN[:, :, None] - keys_BC[:, None]
+    visible_BNC = (keys_BC >= 0)[:, None] & (distance_BNC >= 0)
+    return visible_BNC if cache.span is None else visible_BNC & (distance_BNC < cache.span)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -65,9 +65,9 @@ class Server:
                 server_header=None,
                 logger=_quiet,
             )
-        except OSError as error:
+        except (OSError, OverflowError) as error:  # OverflowError: no port has this number
             raise ServeError(
-                f"cannot listen at {host}:{port} ({error.strerror or error}); try another --port"
+                f"cannot listen at {host}:{port} ({getattr(error, 'strerror', None) or error}); try another --port"
             ) from None
         ready(next(iter(listener.sockets)).getsockname()[1])
         await self._draining.wait()

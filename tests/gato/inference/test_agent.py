@@ -149,7 +149,7 @@ def test_a_refused_observation_does_not_count_its_reward(make_agent, kinds, obse
     agent.act([observation], rewards=[1.0])
     conditioning = agent.recipe.conditioning({})
     conditioning.start(3.0)
-    assert agent._session.derived == [conditioning.update(1.0)]
+    assert agent._session.conditions.values == [conditioning.update(1.0)]
 
 
 def test_mistakes_name_the_leaf_and_the_way_out(make_agent, kinds, observe_spec):

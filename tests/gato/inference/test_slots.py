@@ -9,7 +9,11 @@ from gato.inference.agent import AgentError
 
 SPEC = "arm/reach"
 STEPS = 9
-MODES = [{}, {"memory": "sliding", "memory_tokens": 24}, {"memory": "memory", "memory_tokens": 24}]
+MODES = {
+    "window": ("transformer_xl", {}),
+    "sliding": ("rope", {"memory": "sliding", "memory_tokens": 24}),
+    "memory": ("transformer_xl", {"memory": "memory", "memory_tokens": 24}),
+}
 
 
 def script(kinds, observe_spec, demonstration):
@@ -35,10 +39,10 @@ def alone(agent, session, options):
     return told
 
 
-@pytest.mark.parametrize("options", MODES, ids=["window", "sliding", "memory"])
-@pytest.mark.parametrize("position", ["rope", "transformer_xl"])
-def test_sessions_that_share_slots_act_as_if_alone(make_agent, kinds, observe_spec, demonstration, options, position):
+@pytest.mark.parametrize("mode", MODES)
+def test_sessions_that_share_slots_act_as_if_alone(make_agent, kinds, observe_spec, demonstration, mode):
     """Five sessions, one after the other in any of three slots, in an order drawn at random."""
+    position, options = MODES[mode]
     agent, rng = make_agent(window=3, position=position, length=64), np.random.default_rng(7)
     sessions = script(kinds, observe_spec, demonstration)
     expected = [alone(agent, session, options) for session in sessions]
@@ -99,7 +103,6 @@ def test_seeds_decide_the_draws_and_are_new_unless_given(make_agent, kinds, obse
     first = [agent.act([observation] * 2)[0]["move"][0] for _ in range(2)]
     agent.restart([0], seeds=[5])
     assert agent.act([observation, None])[0]["move"][0] == first[0]
-    assert make_agent(seed=1).tokenizer is not None
     other = make_agent(seed=1)
     other.reset(SPEC, batch=2, seeds=[5, 6])
     assert other.act([observation] * 2)[0]["move"][0] != first[0]
@@ -113,11 +116,11 @@ def test_a_new_session_has_its_own_target_and_reward(make_agent, kinds, observe_
     agent.begin(0, target=3.0)
     agent.act([observation, None])  # a first timestep needs no reward
     fresh = agent.recipe.conditioning({})
-    assert agent._session.derived[0] == fresh.start(3.0)
+    assert agent._session.conditions.values[0] == fresh.start(3.0)
     agent.act([observation, None], rewards=[1.0, None])
-    assert agent._session.derived[0] == fresh.update(1.0)
+    assert agent._session.conditions.values[0] == fresh.update(1.0)
     untouched = agent.recipe.conditioning({})
-    assert agent._session.derived[1] == untouched.start(9.0)
+    assert agent._session.conditions.values[1] == untouched.start(9.0)
 
 
 def test_mistakes_are_named(make_agent):

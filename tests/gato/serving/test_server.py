@@ -45,25 +45,26 @@ def inputs(number, observe, demonstrate):
     return demonstrate(number) if number % 3 else None, [observe(rng) for _ in range(STEPS)]
 
 
-def test_64_sessions_at_once_are_64_sessions_alone(server, token, run, observe, demonstrate):
-    together = threading.Barrier(SESSIONS)
+@pytest.mark.parametrize("sessions", [12, pytest.param(SESSIONS, marks=pytest.mark.slow)])
+def test_sessions_at_once_are_sessions_alone(server, token, run, observe, demonstrate, sessions):
+    together = threading.Barrier(sessions)
 
     def play(number):
         prompt, observations = inputs(number, observe, demonstrate)
         with Client(server.url, token) as client:
             client.open("arm/reach" if number % 2 else "arm/push", prompt)
             together.wait(120)
-            assert server.health()["sessions"] == SESSIONS
+            assert server.health()["sessions"] == sessions
             actions = [client.act(observation) for observation in observations]
             assert server.health()["steps_per_second"] > 0
             return actions
 
-    with concurrent.futures.ThreadPoolExecutor(SESSIONS) as threads:
-        played = list(threads.map(play, range(SESSIONS)))
+    with concurrent.futures.ThreadPoolExecutor(sessions) as threads:
+        played = list(threads.map(play, range(sessions)))
     agent = Agent.from_checkpoint(run)
     agent.reset("arm/reach", batch=1, temperature=0.0)
     forgetful = 0
-    for number in range(SESSIONS):
+    for number in range(sessions):
         prompt, observations = inputs(number, observe, demonstrate)
         episode = None
         if prompt is not None:
@@ -73,9 +74,9 @@ def test_64_sessions_at_once_are_64_sessions_alone(server, token, run, observe, 
         assert all(same(one, other) for one, other in zip(played[number], alone, strict=True)), number
         agent.begin(0)
         forgetful += same(agent.act([observations[-1]])[0], alone[-1])
-    assert forgetful < SESSIONS // 4  # else nothing was shown above
+    assert forgetful < sessions // 4  # else nothing was shown above
     wait_until(lambda: server.health()["sessions"] == 0)
-    assert server.health()["steps"] >= SESSIONS * STEPS
+    assert server.health()["steps"] >= sessions * STEPS
 
 
 def test_an_episode_begins_anew_behind_the_same_prompt(server, token, observe, demonstrate):

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from gato.inference.sampler import Sampling, SamplingError, fold_each, sample
+from gato.inference.sampling import Sampling, SamplingError, fold_each, sample
 
 LOGITS = np.log(np.array([0.05, 0.4, 0.3, 0.2, 0.05], np.float32))
 DRAWS = 6_000
