@@ -1,18 +1,24 @@
-"""Acting with the key/value cache against acting without one, at several contexts.
+"""Actions a second of the agent, beside what the machine could do at most and beside acting without a cache.
 
-python benchmarks/act.py [--quick] [--preset gato_79m] [--batch 1] [--contexts 128 512 1024] [--repeats 5] [--json FILE]
+python benchmarks/act.py [--quick] [--preset gato_79m] [--positions transformer_xl rope] [--dtypes float32]
+                         [--batches 1 8 32] [--context 1000] [--repeats 5] [--json FILE]
 
-One action: a timestep's tokens (20 of observation, one separator) are read and 4 action tokens are sampled at the end
-of a context of the given length. With the cache that is one call over the new tokens and one over each sampled token
-but the last (`gato.inference.sampler`); without, the whole context is run forward for each of the 4. On a CPU
-everything runs on one thread. Both are measured in turns, so that a busy or hot machine slows both, and the best of
-each is compared: other programs can only make a run longer.
+The embodiment has 17 observed and 6 action values: a timestep is 24 tokens. One call of `Agent.act` reads 19 new tokens
+of each row and samples 6, so the weights are read six times; memory mode "memory", with random weights. A row costs the
+same however full its memory is: shapes are static. On a CPU everything runs on one thread.
+
+The floor of a call is the sum over its six passes of the longest of
+  - bytes of the weights that a pass reads over the memory bandwidth,
+  - its FLOPs over the rate of a large matrix product of the same dtype,
+  - and (*with cache*) bytes of the weights and of the rows' keys and values over the bandwidth,
+both rates measured in this run. *uncached* runs the whole context forward for each of the six tokens, one row. *prompt*
+is the rate at which one row reads a prompt of the context's length. *first* is the first call, with its compilation.
+Other programs can only make a call longer: the best of the repeats counts.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
 import importlib.metadata
 import json
@@ -23,136 +29,224 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# One thread: before JAX reads its flags.
+# One thread: before JAX and numpy read their settings.
 os.environ["XLA_FLAGS"] = " ".join(
     (os.environ.get("XLA_FLAGS", ""), "--xla_cpu_multi_thread_eigen=false", "intra_op_parallelism_threads=1")
 ).strip()
+os.environ["OPENBLAS_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gato.data_pipelines.episode import Episode
 from gato.inference import sampler
-from gato.model.cache import init_cache
+from gato.inference.agent import Agent
 from gato.model.config import ModelConfig
+from gato.model.layers import unrolled
 from gato.model.presets import preset
 from gato.model.transformer import GatoModel, init_params
+from gato.recipes.recipe import get_recipe
+from gato.tokenizers.spec import EpisodeSpec, LeafSpec
+from gato.tokenizers.text import TextTokenizer
 from gato.tokenizers.token_sequence import NO_POSITION
 from gato.tokenizers.vocabulary import Vocabulary
+from gato.training.checkpoint_meta import CheckpointMeta
 
-OBSERVED, ACTION_TOKENS = 20, 4
-CHUNK = OBSERVED + 2  # the last action's pending token, the observation, the separator
+OBSERVED, ACTION = 17, 6
+READ = OBSERVED + 2  # the last action's pending token, the observation, the separator
+SPEC = EpisodeSpec.of(
+    {"state": LeafSpec("continuous", (OBSERVED,))}, LeafSpec("continuous", (ACTION,), low=-1.0, high=1.0)
+)
+
+
+def seconds(call: Callable[[], Any], repeats: int) -> float:
+    """The best of some calls."""
+    best = np.inf
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def bandwidth() -> float:
+    """Bytes a second at which one thread reads 400 MB: the best of a sum by numpy and one by XLA."""
+    numbers = np.ones(100_000_000, np.float32)
+    device, total = jnp.asarray(numbers), jax.jit(jnp.sum)
+    jax.block_until_ready(total(device))
+    return numbers.nbytes / min(seconds(numbers.sum, 3), seconds(lambda: total(device), 3))
+
+
+def product_rate(dtype: str) -> float:
+    """FLOPs a second of a product of two matrices of 2,048 rows."""
+    matrix = jnp.ones((2048, 2048), dtype)
+    product = jax.jit(jnp.matmul)
+    jax.block_until_ready(product(matrix, matrix))
+    return 2 * 2048**3 / seconds(lambda: product(matrix, matrix), 3)
+
+
+def floor(config: ModelConfig, batch: int, context: int, bytes_a_second: float, flops_a_second: float) -> list[float]:
+    """Seconds of a call at best, without and with reading the cache."""
+    inner = config.heads * config.head_dim
+    block = 4 * config.width * inner + config.width * config.hidden // 2 * 3
+    weights = config.layers * block + config.continuous_bins * config.width
+    size = jnp.dtype(config.dtype).itemsize
+    xl = config.position == "transformer_xl"
+    attention = config.layers * context * inner * (6 if xl else 4)
+    cache = config.layers * context * inner * size * (2 * batch + xl)
+    result = []
+    for cached in (0, cache):
+        result.append(0.0)
+        for tokens in (READ, *(1,) * (ACTION - 1)):
+            flops = batch * (
+                tokens * (2 * config.layers * block + attention) + 2 * config.continuous_bins * config.width
+            )
+            result[-1] += max((weights * size + cached) / bytes_a_second, flops / flops_a_second)
+    return result
 
 
 @functools.partial(jax.jit, static_argnames=("config", "lo", "hi"))
-def act_uncached(
-    config: ModelConfig, lo: int, hi: int, params: Any, batch: dict[str, jax.Array], key: jax.Array
-) -> jax.Array:
-    """The action's ids [B, A]: the whole row is run forward for each token, which is then written into the row."""
-    model = GatoModel(config)
-    ids_BL = batch["ids"]
-    first = ids_BL.shape[1] - ACTION_TOKENS
-    for place in range(first, first + ACTION_TOKENS):
-        hidden_BLD: Any = model.apply(params, {**batch, "ids": ids_BL})
-        logits_BV: Any = model.apply(params, hidden_BLD[:, place - 1], lo, hi, method="logits")
-        drawn_B = lo + sampler.sample(logits_BV, jax.random.fold_in(key, place), 1.0)
-        ids_BL = ids_BL.at[:, place].set(drawn_B)
-    return ids_BL[:, first:]
+def act_uncached(config: ModelConfig, lo: int, hi: int, params: Any, row: dict[str, jax.Array]) -> jax.Array:
+    """The action's ids: the whole row is run forward for each token, which is then written into the row."""
+    model, first = GatoModel(config), row["ids"].shape[1] - ACTION
+
+    def one(i: jax.Array, ids_1L: jax.Array) -> jax.Array:
+        hidden_1LD: Any = model.apply(params, {**row, "ids": ids_1L})
+        before_1D = jax.lax.dynamic_index_in_dim(hidden_1LD, first + i - 1, axis=1, keepdims=False)
+        logits_1V: Any = model.apply(params, before_1D, lo, hi, method="logits")
+        keys = sampler.fold_each(jax.random.key(0)[None], i)
+        drawn_1 = lo + sampler.sample(logits_1V, keys, sampler.Sampling.of(1.0))
+        return jax.lax.dynamic_update_slice_in_dim(ids_1L, drawn_1[:, None], first + i, axis=1)
+
+    return jax.lax.fori_loop(0, ACTION, one, row["ids"])[:, first:]
 
 
-class Cached:
-    """One action behind a cache that holds all but the newest tokens of a context."""
-
-    def __init__(self, config: ModelConfig, params: Any, batch: int, context: int, vocabulary: Vocabulary) -> None:
-        self._config, self._params = config, params
-        self._cache = init_cache(config, batch, context, params)
-        self._length = jnp.full((batch,), context - CHUNK - ACTION_TOKENS, jnp.int32)
-        shape = (batch, CHUNK)
-        self._tokens = {"ids": jnp.zeros(shape, jnp.int32), "local_position": jnp.full(shape, NO_POSITION, jnp.int32)}
-        self._valid = jnp.full((batch,), CHUNK, jnp.int32)
-        self._ranges = ((vocabulary.text_size, vocabulary.text_size + vocabulary.bins),) * ACTION_TOKENS
-        self._key, self._seeds = jax.random.key(0), jnp.zeros(batch, jnp.int32)
-
-    def __call__(self) -> jax.Array:
-        cache = dataclasses.replace(self._cache, length=self._length + 0)
-        ids, _, self._cache = sampler.extend_and_act(
-            self._config, self._ranges, self._params, cache, self._tokens, self._valid, self._key, self._seeds,
-            self._seeds, 1.0,
-        )  # fmt: skip
-        return ids
-
-
-def uncached(config: ModelConfig, params: Any, batch: int, context: int, vocabulary: Vocabulary) -> Callable[[], Any]:
-    """One action from a plain forward pass over the whole context for each of its tokens."""
-    shape = (batch, context)
-    tokens = {
+def uncached(config: ModelConfig, params: Any, context: int, vocabulary: Vocabulary) -> float:
+    """Seconds of an action without a cache."""
+    shape = (1, context)
+    row = {
         "ids": jnp.zeros(shape, jnp.int32),
         "local_position": jnp.full(shape, NO_POSITION, jnp.int32),
         "segment_ids": jnp.ones(shape, jnp.int32),
-        "positions": jnp.tile(jnp.arange(context, dtype=jnp.int32), (batch, 1)),
+        "positions": jnp.arange(context, dtype=jnp.int32)[None],
     }
     lo = vocabulary.text_size
-    return functools.partial(act_uncached, config, lo, lo + vocabulary.bins, params, tokens, jax.random.key(0))
-
-
-def seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
+    call = functools.partial(act_uncached, config, lo, lo + vocabulary.bins, params, row)
     jax.block_until_ready(call())
-    return time.perf_counter() - start
+    return seconds(call, 1)
+
+
+def demonstration(timesteps: int) -> Episode:
+    rng = np.random.default_rng(0)
+    observations = {"state": rng.normal(size=(timesteps, OBSERVED)).astype(np.float32)}
+    actions = {"action": rng.uniform(-1, 1, (timesteps, ACTION)).astype(np.float32)}
+    return Episode(observations, actions, np.zeros(timesteps, np.float32))
+
+
+def measure(agent: Agent, batch: int, context: int, repeats: int) -> tuple[float, float]:
+    """Seconds of the first action and of a later one."""
+    observations = [{"state": np.zeros(OBSERVED, np.float32)}] * batch
+    agent.reset(spec=SPEC, batch=batch, memory="memory", memory_tokens=context)
+    first = seconds(lambda: agent.act(observations), 1)
+    return first, seconds(lambda: agent.act(observations), repeats)
+
+
+def prompt_rate(agent: Agent, context: int) -> float:
+    """Tokens a second of one row that reads a prompt: what a first action takes longer behind a prompt than without."""
+    observation = [{"state": np.zeros(OBSERVED, np.float32)}]
+    timesteps = context // (READ - 1 + ACTION)
+
+    def first(prompt: Episode | None) -> float:
+        agent.begin(0, prompt=prompt)
+        return seconds(lambda: agent.act(observation), 1)
+
+    shown = demonstration(timesteps)
+    first(shown)
+    with_prompt, without = (min(first(prompt) for _ in range(2)) for prompt in (shown, None))
+    return timesteps * (READ - 1 + ACTION) / (with_prompt - without)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="gato_79m")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--contexts", type=int, nargs="+", default=[128, 512, 1024])
+    parser.add_argument("--positions", nargs="+", default=["transformer_xl", "rope"])
+    parser.add_argument("--dtypes", nargs="+", default=["float32"])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--context", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="two layers, two repeats: under a minute")
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()
-    if min(args.contexts) < CHUNK + ACTION_TOKENS:
-        parser.error(f"--contexts must be at least {CHUNK + ACTION_TOKENS}: one timestep and the pending token")
-    vocabulary = Vocabulary()
-    config = preset(args.preset, vocabulary, **({"layers": 2} if args.quick else {}))
-    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
-    ways = ("cached", "uncached")
-    best: dict[tuple[str, int], float] = {}
-    for context in args.contexts:
-        calls: dict[str, Callable[[], Any]] = {
-            "cached": Cached(config, params, args.batch, context, vocabulary),
-            "uncached": uncached(config, params, args.batch, context, vocabulary),
-        }
-        for way in ways:  # compile
-            jax.block_until_ready(calls[way]())
-        for _ in range(2 if args.quick else args.repeats):
-            for way in ways:
-                best[way, context] = min(best.get((way, context), np.inf), seconds(calls[way]))
-    rate = {way: [args.batch / best[way, context] for context in args.contexts] for way in ways}
-    ratio = [cached / plain for cached, plain in zip(rate["cached"], rate["uncached"], strict=True)]
-    name = f"{args.preset}, {config.layers} layers" if args.quick else args.preset
-    print(f"{name}, batch {args.batch}, {config.dtype}, one thread ({jax.devices()[0].device_kind})")
-    print("context  actions/s cached  uncached  ratio")
-    for row in zip(args.contexts, rate["cached"], rate["uncached"], ratio, strict=True):
-        print("{:7d}  {:16.1f}  {:8.2f}  {:5.1f}".format(*row))
+    if args.context < READ - 1 + ACTION:
+        parser.error(f"--context must be at least {READ - 1 + ACTION}: one timestep")
+    vocabulary, text = Vocabulary(), TextTokenizer.default().model_bytes
+    rates = {dtype: product_rate(dtype) for dtype in args.dtypes}
+    read = bandwidth()
+    repeats = 2 if args.quick else args.repeats
+    changes: dict[str, Any] = {"layers": 2} if args.quick else {}
+    name = f"{args.preset}, 2 layers" if args.quick else args.preset
+    print(f"{name}, context {args.context}, one thread ({jax.devices()[0].device_kind}); the machine reads", end=" ")
+    print(f"{read / 1e9:.1f} GB/s,", ", ".join(f"{dtype} {rate / 1e9:.0f} GFLOP/s" for dtype, rate in rates.items()))
+    print(f"{'floor':>53s}{'with cache':>18s}{'uncached':>18s}{'prompt':>17s}{'first':>9s}")
+    print("position        dtype     batch  actions/s  actions/s  share  actions/s  share", end="")
+    print("  actions/s  tokens/s         seconds")
+    rows = []
+    for position in args.positions:
+        for dtype in args.dtypes:
+            config = preset(args.preset, vocabulary, position=position, dtype=dtype, **changes)
+            params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
+            plain = uncached(*unrolled(config, params), args.context, vocabulary)
+            meta = CheckpointMeta(
+                config, vocabulary, text, "gato", get_recipe("gato").layout, sources={}, length=2 * args.context
+            )
+            agent = Agent(params, meta)
+            for batch in args.batches:
+                first, best = measure(agent, batch, args.context, repeats)
+                floors = floor(config, batch, args.context, read, rates[dtype])
+                row = {
+                    "preset": name,
+                    "position": position,
+                    "dtype": dtype,
+                    "batch": batch,
+                    "contexts": [args.context],
+                    "actions_per_second": [batch / best],
+                    "floor_actions_per_second": [batch / floors[0]],
+                    "floor_with_cache_actions_per_second": [batch / floors[1]],
+                    "first_call_seconds": first,
+                }
+                if batch == 1:
+                    row["actions_per_second_uncached"] = [1 / plain]
+                    row["prompt_tokens_per_second"] = prompt_rate(agent, args.context)
+                rows.append(row)
+                print(_line(row), flush=True)
     if args.json:
         packages = ("jax", "jaxlib", "flax", "numpy")
         report = {
-            "machine": {"platform": platform.platform(), "cpu": platform.processor(), "cores": os.cpu_count()},
+            "machine": {
+                "platform": platform.platform(),
+                "cpu": platform.processor(),
+                "cores": os.cpu_count(),
+                "bytes_per_second": read,
+                "flops_per_second": rates,
+            },
             "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
             "command": " ".join(sys.argv),
-            "rows": [
-                {
-                    "preset": name,
-                    "batch": args.batch,
-                    "contexts": args.contexts,
-                    "actions_per_second": rate["cached"],
-                    "actions_per_second_uncached": rate["uncached"],
-                    "ratio": ratio,
-                }
-            ],
+            "rows": rows,
         }
         with open(args.json, "w") as file:
             json.dump(report, file, indent=1)
+
+
+def _line(row: dict[str, Any]) -> str:
+    rate, floor, with_cache = (row[f"{part}actions_per_second"][0] for part in ("", "floor_", "floor_with_cache_"))
+    line = f"{row['position']:14s}  {row['dtype']:8s}  {row['batch']:5d}  {rate:9.1f}"
+    line += f"  {floor:9.1f}  {rate / floor:5.2f}  {with_cache:9.1f}  {rate / with_cache:5.2f}"
+    if "prompt_tokens_per_second" in row:
+        line += f"  {row['actions_per_second_uncached'][0]:9.3f}  {row['prompt_tokens_per_second']:15.0f}"
+    else:
+        line += " " * 28
+    return f"{line}  {row['first_call_seconds']:7.1f}"
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ other programs disturb least.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -131,10 +132,11 @@ class Case:
         return lambda: next(batches)
 
     def _row(self, row: int) -> dict[str, np.ndarray]:
-        """One padded row, the least that a training step needs of it."""
+        """One padded row: what the model and a dense loss need of it, and no more."""
         ids, weight = np.zeros(LENGTH, np.int32), np.zeros(LENGTH, np.float32)
         local, segments = np.full(LENGTH, -1, np.int16), np.zeros(LENGTH, np.int32)
-        patch_index = np.full(LENGTH, -1, np.int32)
+        patch_index, positions = np.full(LENGTH, -1, np.int32), np.zeros(LENGTH, np.int32)
+        intervals = np.zeros((LENGTH, 4), np.int16)
         patches = [np.zeros((0, 16, 16, 3), np.uint8)]  # a row may be spare
         at = count = 0
         for number, segment in enumerate(self._segments(row), 1):
@@ -142,13 +144,24 @@ class Case:
             span = slice(at, at + end - begin)
             ids[span], weight[span] = sequence.ids[begin:end], sequence.loss_weight[begin:end]
             local[span], segments[span] = sequence.local_position[begin:end], number
+            positions[span] = np.arange(end - begin)
             index = sequence.patch_index[begin:end]
             patch_index[span] = np.where(index >= 0, index + count, -1)
+            if len(sequence.patches):
+                intervals[span][index >= 0] = sequence.patch_intervals[index[index >= 0]]
             patches.append(sequence.patches)
             count += len(sequence.patches)
             at = span.stop
-        names = ("ids", "loss_weight", "local_position", "segment_ids", "patch_index", "patches")
-        return dict(zip(names, (ids, weight, local, segments, patch_index, np.concatenate(patches)), strict=True))
+        return {
+            "ids": ids,
+            "loss_weight": weight,
+            "local_position": local,
+            "segment_ids": segments,
+            "positions": positions,
+            "patch_index": patch_index,
+            "patch_intervals": intervals,
+            "patches": np.concatenate(patches),
+        }
 
 
 def cpu_ms_per_row(batch: Callable[[], Any], seconds: float) -> float:
@@ -194,14 +207,13 @@ def main() -> None:
             own = f"{row['floor_ms']:9.3f}  {row['loader_ms']:9.3f}{row['of_floor']:10.2f}"
             print(f"{name:14}{own}{''.join(peers)}", flush=True)
     if arguments.json:
-        packages = [
-            p
-            for p in ("numpy", "pillow", "array_record", "grain", "torch", "tensorflow")
-            if importlib.util.find_spec(p) or p == "pillow"
-        ]
+        versions = {"python": platform.python_version()}
+        for package in ("numpy", "pillow", "array_record", "grain", "torch", "tensorflow", "tensorflow-cpu"):
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                versions[package] = importlib.metadata.version(package)
         report = {
             "machine": {"platform": platform.platform(), "cores": os.cpu_count()},
-            "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
+            "versions": versions,
             "command": " ".join(["python", "benchmarks/data_peers.py", *sys.argv[1:]]),
             "rows": rows,
         }

@@ -37,6 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gato import sharding
+from gato.model import attention
 from gato.model.config import ModelConfig
 from gato.model.presets import preset
 from gato.model.transformer import GatoModel, init_params
@@ -154,15 +155,15 @@ class Case:
             params = init_params(config, jax.random.key(0))
             return TrainState(jnp.int32(0), params, optimizer.init(params))
 
-        places = sharding.state_shardings(
-            jax.eval_shape(create), sharding.param_shardings(config, self.mesh), self.mesh
-        )
+        self.abstract = jax.eval_shape(create)
+        places = sharding.state_shardings(self.abstract, sharding.param_shardings(config, self.mesh), self.mesh)
         self._create = jax.jit(create, out_shardings=places)
-        step = make_train_step(loss, optimizer, schedule, seed=0, **options)
+        on_cpu = attention.platform(self.mesh) == "cpu"
+        step = make_train_step(loss, optimizer, schedule, seed=0, unroll_patches=on_cpu, **options)
         began = time.perf_counter()
         whole = sharding.replicated(self.mesh)
         jitted = jax.jit(step, in_shardings=(places, None), out_shardings=(places, whole), donate_argnums=0)
-        self._step = jitted.lower(jax.eval_shape(create), self.batch).compile()
+        self._step = jitted.lower(self.abstract, self.batch).compile()
         self.compile_seconds = time.perf_counter() - began
         memory = self._step.memory_analysis()
         self.bytes = memory.argument_size_in_bytes + memory.temp_size_in_bytes

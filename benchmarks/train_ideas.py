@@ -11,6 +11,7 @@ costs and the idea brings; the best of the repeats counts.
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from train import Case, make_batch, pin_to_one_core, write_json
 
 from gato.model.presets import preset
 from gato.tokenizers.vocabulary import Vocabulary
+from gato.training.step import TrainState
 
 IMAGES, TARGETS = 0.2, 0.25
 
@@ -60,13 +62,22 @@ def main() -> None:
         ),
     }
     built: dict[str, Case] = {}
+    states: dict[Any, TrainState] = {}  # one for all cases of the same parameters: to make one takes as long as a step
+
+    def run(case: Case) -> None:
+        parameters = jax.tree.structure(case.abstract)
+        state = states.pop(parameters) if parameters in states else case.initial()
+        states[parameters] = case.run(state)
+
     for name, make in cases.items():
+        print(f"compiling: {name}", file=sys.stderr, flush=True)
         built[name] = make()
-        built[name].run(built[name].initial())
+        run(built[name])
         built[name].best = float("inf")
-    for _ in range(1 if args.quick else args.repeats):
+    for repeat in range(1 if args.quick else args.repeats):
+        print(f"round {repeat + 1}", file=sys.stderr, flush=True)
         for case in built.values():
-            case.run(case.initial())
+            run(case)
     first = built["as it is"]
     device = jax.devices()[0].device_kind
     print(

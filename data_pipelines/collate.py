@@ -1,4 +1,4 @@
-"""Rows -> a batch: a few concatenations and scatters over all tokens at once, without work per token in Python.
+"""Rows -> a batch: a few concatenations over all tokens at once, padding included, without work per token in Python.
 
 A batch is a dictionary of arrays: B rows of L tokens, in G groups of B / G rows (`gato.model.groups`), each with P
 patches and N targets:
@@ -17,6 +17,8 @@ The first token of a segment has no predecessor and is no target; nor is an imag
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -31,13 +33,14 @@ from gato.data_pipelines.rows import (
     PROMPT_EPISODE,
     SOURCE,
 )
-from gato.data_pipelines.token_cache import TokenCache
+from gato.data_pipelines.token_cache import Patches, TokenCache, Tokens
 from gato.tokenizers.layout import KINDS
 from gato.tokenizers.token_sequence import NO_POSITION
 
 Batch = dict[str, np.ndarray]
 PATCH = KINDS.index("patch")
 SPECIAL = KINDS.index("special")
+NO_PATCHES = Patches(np.zeros((0, 16, 16, 3), np.uint8))
 LISTS = frozenset({"patches", "target_index", "target_ids", "target_weight", "target_kind", "target_source"})
 
 
@@ -58,53 +61,60 @@ def collate(
       room: how many patches the buffer holds, of how many there are; None for exactly those. They are most of a batch's
         bytes, and are moved once.
     """
-    pieces: list[np.ndarray] = []
-    piece_patches: list[np.ndarray] = []
-    for segment in table.tolist():
-        if segment[PROMPT_EPISODE] >= 0:
-            prompt = segment[PROMPT_EPISODE], segment[PROMPT_BEGIN], segment[PROMPT_END]
-            piece, patches = cache.tokens(segment[SOURCE], *prompt)
-            pieces.append(piece)
-            piece_patches.append(patches)
-        piece, patches = cache.tokens(segment[SOURCE], segment[EPISODE], segment[BEGIN], segment[END])
-        pieces.append(piece)
-        piece_patches.append(patches)
-    tokens = np.concatenate(pieces) if pieces else np.zeros((0, token_cache.COLUMNS), np.int32)
-    lengths = (table[:, END] - table[:, BEGIN] + table[:, PROMPT_END] - table[:, PROMPT_BEGIN]).astype(np.int64)
-    ends = np.cumsum(lengths)
-    first_of_row = np.searchsorted(rows, rows)  # for each segment, the first segment of its row
-    before = ends - lengths
-    column = before - before[first_of_row]
-    positions = np.arange(len(tokens)) - np.repeat(before, lengths)
-    flat = positions + np.repeat(rows * length + column, lengths)
-    number = np.arange(len(table)) - first_of_row + 1
-
-    def scatter(values: np.ndarray, empty: int, dtype: type) -> np.ndarray:
-        array = np.full((count * length, *values.shape[1:]), empty, dtype)
-        array[flat] = values
-        return array.reshape(count, length, *values.shape[1:])
-
-    ids, weights = token_cache.id_column(tokens), token_cache.weight_column(tokens)
-    kinds = token_cache.kind_column(tokens)
-    sources = np.repeat(table[:, SOURCE], lengths)
-    patches, patch_index = _patches(tokens, pieces, piece_patches, room or int)
+    pieces: list[Tokens] = []  # in the order of their tokens
+    sizes: list[int] = []
+    numbers: list[int] = []  # of the segment in its row; 0 is padding
+    sources: list[int] = []
+    blank = _blank(length, padding)
+    segments = table.tolist()
+    bounds = np.searchsorted(rows, np.arange(count + 1)).tolist()
+    for first, last in itertools.pairwise(bounds):
+        room_left = length
+        for number, segment in enumerate(segments[first:last], 1):
+            source, size = segment[SOURCE], 0
+            if segment[PROMPT_EPISODE] >= 0:
+                pieces.append(cache.tokens(source, segment[PROMPT_EPISODE], segment[PROMPT_BEGIN], segment[PROMPT_END]))
+                size = len(pieces[-1][0])
+            pieces.append(cache.tokens(source, segment[EPISODE], segment[BEGIN], segment[END]))
+            size += len(pieces[-1][0])
+            sizes.append(size)
+            numbers.append(number)
+            sources.append(source)
+            room_left -= size
+        if room_left:
+            pieces.append((blank[:room_left], NO_PATCHES))
+            sizes.append(room_left)
+            numbers.append(0)
+            sources.append(-1)
+    tokens = np.concatenate([table for table, _ in pieces])
+    ends = np.cumsum(sizes)
+    segment_ids = np.repeat(np.array(numbers, np.int32), sizes)
+    source_ids = np.repeat(np.array(sources, np.int16), sizes)
+    positions = np.arange(count * length, dtype=np.int32) - np.repeat((ends - sizes).astype(np.int32), sizes)
+    positions[segment_ids == 0] = 0
+    ids = np.ascontiguousarray(token_cache.id_column(tokens))
+    weights = np.ascontiguousarray(token_cache.weight_column(tokens))
+    kinds = token_cache.kind_column(tokens).astype(np.int8)
+    patches, patch_index = _patches(tokens, pieces, room or int)
     targets = np.flatnonzero((weights > 0) & (positions > 0) & (kinds != PATCH))
-    return {
-        "ids": scatter(ids, padding, np.int32),
-        "loss_weight": scatter(weights, 0, np.float32),
-        "local_position": scatter(token_cache.local_position_column(tokens), NO_POSITION, np.int16),
-        "segment_ids": scatter(np.repeat(number, lengths), 0, np.int32),
-        "positions": scatter(positions, 0, np.int32),
-        "kinds": scatter(kinds, SPECIAL, np.int8),
-        "source": scatter(sources, -1, np.int16),
-        "patch_index": scatter(patch_index, -1, np.int32),
-        "patch_intervals": scatter(token_cache.interval_columns(tokens), 0, np.int16),
+    batch = {
+        "ids": ids,
+        "loss_weight": weights,
+        "local_position": np.ascontiguousarray(token_cache.local_position_column(tokens)),
+        "segment_ids": segment_ids,
+        "positions": positions,
+        "kinds": kinds,
+        "source": source_ids,
+        "patch_index": patch_index,
+        "patch_intervals": np.ascontiguousarray(token_cache.interval_columns(tokens)),
+    }
+    return {name: array.reshape(count, length, *array.shape[1:]) for name, array in batch.items()} | {
         "patches": patches,
-        "target_index": (flat[targets] - 1).astype(np.int32),
+        "target_index": (targets - 1).astype(np.int32),
         "target_ids": ids[targets],
         "target_weight": weights[targets],
-        "target_kind": kinds[targets].astype(np.int8),
-        "target_source": sources[targets].astype(np.int16),
+        "target_kind": kinds[targets],
+        "target_source": source_ids[targets],
     }
 
 
@@ -161,33 +171,55 @@ def _padded(array: np.ndarray, size: int, value: int) -> np.ndarray:
     return result
 
 
-def _patches(
-    tokens: np.ndarray, pieces: list[np.ndarray], piece_patches: list[np.ndarray], room: Callable[[int], int]
-) -> tuple[np.ndarray, np.ndarray]:
+@functools.lru_cache(maxsize=4)
+def _blank(length: int, padding: int) -> np.ndarray:
+    """The table of `length` tokens of padding."""
+    table = np.zeros((length, token_cache.COLUMNS), np.int32)
+    token_cache.id_column(table)[:] = padding
+    token_cache.local_position_column(table)[:] = NO_POSITION
+    token_cache.kind_column(table)[:] = SPECIAL
+    token_cache.patch_column(table)[:] = -1
+    return table
+
+
+def _patches(tokens: np.ndarray, pieces: Sequence[Tokens], room: Callable[[int], int]) -> tuple[np.ndarray, np.ndarray]:
     """The distinct patches of all pieces, in the order of their first token, and each token's index (-1: no patch)."""
     local = token_cache.patch_column(tokens)
     index = np.full(len(tokens), -1, np.int32)
     where = np.flatnonzero(local >= 0)
     if not len(where):
         return np.zeros((room(0), 16, 16, 3), np.uint8), index
-    hashes = token_cache.hash_column(tokens)[where]
-    if token_cache.all_different(hashes):
-        index[where], chosen = np.arange(len(where)), where
-    else:
+    ends = np.cumsum([len(table) for table, _ in pieces])
+    shown = np.arange(len(where))  # for each patch token, the first one that shows the same patch
+    repeated = _repeated(token_cache.key_column(tokens)[where])
+    if len(repeated):
+        hashes = np.empty(len(repeated), np.uint64)
+        start = 0
+        for number, stop in enumerate(np.searchsorted(where[repeated], ends).tolist()):
+            if stop > start:
+                hashes[start:stop] = pieces[number][1].hashes[local[where[repeated[start:stop]]]]
+                start = stop
         _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
-        order = np.argsort(first)
-        rank = np.empty_like(order)
-        rank[order] = np.arange(len(order))
-        index[where] = rank[inverse]
-        chosen = where[first[order]]  # ascending token numbers
+        shown[repeated] = repeated[first[inverse]]
+    firsts = shown == np.arange(len(where))
+    index[where] = (np.cumsum(firsts) - 1)[shown]
+    chosen = where[firsts]  # ascending token numbers
     patches = np.empty((room(len(chosen)), 16, 16, 3), np.uint8)
     patches[len(chosen) :] = 0
-    ends = np.cumsum([len(piece) for piece in pieces])
     stops = np.searchsorted(chosen, ends)
     start = 0
     for number, stop in enumerate(stops.tolist()):
         if stop > start:
             # With mode="raise" it would be gathered elsewhere and copied.
-            np.take(piece_patches[number], local[chosen[start:stop]], axis=0, out=patches[start:stop], mode="clip")
+            np.take(pieces[number][1].pixels, local[chosen[start:stop]], axis=0, out=patches[start:stop], mode="clip")
             start = stop
     return patches, index
+
+
+def _repeated(keys: np.ndarray) -> np.ndarray:
+    """Ascending indices of the keys that occur more than once. Of a camera's patches hardly any: few need be hashed."""
+    order = np.argsort(keys)
+    ordered = keys[order]
+    again = np.zeros(len(keys) + 1, bool)
+    again[1:-1] = ordered[1:] == ordered[:-1]
+    return np.sort(order[again[1:] | again[:-1]])

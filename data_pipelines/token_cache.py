@@ -8,7 +8,7 @@ concatenation, plus its distinct patches:
     column 2      local position (int16) and kind (int16)
     column 3      index into the episode's distinct patches, -1 for none
     columns 4, 5  the patch's interval, four int16
-    columns 6, 7  a 64-bit hash of the patch's pixels, by which a batch finds equal patches
+    columns 6, 7  the patch's key, 64 bits of its pixels: patches with different keys differ
 """
 
 from __future__ import annotations
@@ -29,11 +29,10 @@ from gato.tokenizers.sequence import SequenceTokenizer, TokenSequence
 COLUMNS = 8
 PATCH_BYTES = 16 * 16 * 3
 SAMPLED_STEPS = 64
-Tokens = tuple[np.ndarray, np.ndarray]  # table int32 [n, COLUMNS], distinct patches uint8 [u, 16, 16, 3]
 Derive = Callable[[Episode], Mapping[str, np.ndarray]]
 Weigh = Callable[[Episode], float]
 _HASHED_AT_ONCE = 256  # patches: what is between stays in the processor's cache
-_MIDDLE = PATCH_BYTES // 16 + 3  # a word that tells most different patches apart: in the middle
+_KEY = PATCH_BYTES // 16 + 3  # the word that is a patch's key: in the middle, where most different patches differ
 _MIXER = np.uint64(0xFF51AFD7ED558CCD)  # odd; of MurmurHash3's last mixing
 _WEIGHTS = draws.bits(PATCH_BYTES // 4, "patch hashes").reshape(2, -1) | np.uint64(1)
 
@@ -62,8 +61,31 @@ def interval_columns(table: np.ndarray) -> np.ndarray:
     return table.view(np.int16)[:, 8:12]
 
 
-def hash_column(table: np.ndarray) -> np.ndarray:
+def key_column(table: np.ndarray) -> np.ndarray:
     return table.view(np.uint64)[:, 3]
+
+
+class Patches:
+    """Distinct patches: `pixels` uint8 [u, 16, 16, 3]."""
+
+    def __init__(self, pixels: np.ndarray, hashes: np.ndarray | None = None) -> None:
+        self.pixels = pixels
+        self._hashes = hashes
+
+    @property
+    def words(self) -> np.ndarray:
+        """The pixels as uint64 [u, 96]."""
+        return self.pixels.reshape(len(self.pixels), -1).view(np.uint64)
+
+    @property
+    def hashes(self) -> np.ndarray:
+        """uint64 [u], `patch_hashes`; computed when first asked for, because a camera's keys tell its patches apart."""
+        if self._hashes is None:
+            self._hashes = patch_hashes(self.words)
+        return self._hashes
+
+
+Tokens = tuple[np.ndarray, Patches]  # table int32 [n, COLUMNS], and the patches that it indexes
 
 
 class TokenCache:
@@ -120,10 +142,10 @@ class TokenCache:
             with self._lock:
                 if key not in self._entries:
                     self._entries[key] = entry
-                    self._bytes += entry[0].nbytes + entry[1].nbytes
+                    self._bytes += entry[0].nbytes + entry[1].pixels.nbytes
                 while self._bytes > self._capacity and len(self._entries) > 1:
                     _, (table, patches) = self._entries.popitem(last=False)
-                    self._bytes -= table.nbytes + patches.nbytes
+                    self._bytes -= table.nbytes + patches.pixels.nbytes
         return entry[0][begin:end], entry[1]
 
     def _distinct_share(self, number: int) -> float:
@@ -132,7 +154,7 @@ class TokenCache:
         index = len(source.store) // 2
         steps = min(int(source.store.lengths[index]), SAMPLED_STEPS)
         _, distinct = self._make(number, index, 0, steps)
-        return len(distinct) / (steps * source.index.patches_per_unit)
+        return len(distinct.pixels) / (steps * source.index.patches_per_unit)
 
     def _make(self, number: int, index: int, start: int, stop: int) -> Tokens:
         source = self._sources[number]
@@ -141,9 +163,10 @@ class TokenCache:
         derived, weight = self._of_recipe(number, index, episode if stop - start == length else None)
         derived = {name: values[start:stop] for name, values in derived.items()}
         sequence = self._tokenizer.tokenize(episode.observations, episode.actions, source.store.spec, derived)
-        expected = int(np.diff(source.index.tokens_before(np.array([index, index]), np.array([start, stop])))[0])
         if source.store.spec.kind == "document":
             expected = int(source.index.totals[index])
+        else:
+            expected = source.index.tokens_in(index, start, stop)
         if len(sequence) != expected:
             raise StoreError(
                 f"{source.name}: episode {index} has {len(sequence)} tokens, but {expected} were counted when the "
@@ -184,41 +207,43 @@ def token_table(sequence: TokenSequence, timesteps: int, factors: np.ndarray) ->
     kind_column(table)[:] = sequence.kinds
     patch_column(table)[:] = -1
     if not len(sequence.patches):
-        return table, sequence.patches
-    distinct, index, hashes = distinct_patches(sequence.patches, timesteps)
+        return table, Patches(sequence.patches)
+    distinct, index = distinct_patches(sequence.patches, timesteps)
     where = np.flatnonzero(sequence.patch_index >= 0)
     which = sequence.patch_index[where]
     patch_column(table)[where] = index[which]
     interval_columns(table)[where] = sequence.patch_intervals[which]
-    hash_column(table)[where] = hashes[index[which]]
+    key_column(table)[where] = distinct.words[:, _KEY][index[which]]
     return table, distinct
 
 
-def distinct_patches(patches: np.ndarray, timesteps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def distinct_patches(patches: np.ndarray, timesteps: int) -> tuple[Patches, np.ndarray]:
     """Finds equal patches.
 
     Args:
       patches: uint8 [n, 16, 16, 3], as many in every timestep.
 
     Returns:
-      the distinct patches [u, 16, 16, 3], the index of each patch among them int64 [n], their hashes uint64 [u].
+      the distinct patches, and the index of each patch among them int64 [n].
     """
     words = np.ascontiguousarray(patches).reshape(timesteps, len(patches) // timesteps, -1).view(np.uint64)
+    if all_different(words[..., _KEY].reshape(-1)):  # a camera's: nothing need be hashed or moved
+        return Patches(patches), np.arange(len(patches))
     changed = np.ones(words.shape[:2], bool)
-    changed[1:] = words[1:, :, _MIDDLE] != words[:-1, :, _MIDDLE]
+    changed[1:] = words[1:, :, _KEY] != words[:-1, :, _KEY]
     if not changed.all():  # a simulator's: most equal their predecessor, which is cheaper to see than a hash
         changed[1:] = (words[1:] != words[:-1]).any(axis=-1)
     flat = words.reshape(len(patches), -1)
     hashed = np.flatnonzero(changed.reshape(-1))
     values = patch_hashes(flat if len(hashed) == len(flat) else flat[hashed])
-    if len(values) == len(patches) and all_different(values):  # a camera's: nothing need be moved
-        return patches, np.arange(len(patches)), values
     hashes, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+    if len(hashes) == len(patches):
+        return Patches(patches, values), np.arange(len(patches))
     last_change = np.maximum.accumulate(np.where(changed, np.arange(timesteps)[:, None], 0), axis=0)
     of_patch = np.zeros(len(patches), np.int64)
     of_patch[hashed] = inverse
     source = (last_change * words.shape[1] + np.arange(words.shape[1])).reshape(-1)
-    return patches[hashed[first]], of_patch[source], hashes
+    return Patches(patches[hashed[first]], hashes), of_patch[source]
 
 
 def patch_hashes(words: np.ndarray) -> np.ndarray:

@@ -74,6 +74,13 @@ class TokenIndex:
         first = self._first[episodes]
         return self._cumulative[first + units] - self._cumulative[first]
 
+    def tokens_in(self, episode: int, start: int, stop: int) -> int:
+        """Tokens of the episode's units ``start..stop-1``."""
+        if self._cumulative is None:
+            return int(self.widest[episode]) * (stop - start)
+        first = self._first[episode]
+        return int(self._cumulative[first + stop] - self._cumulative[first + start])
+
     def units_in(self, episodes: np.ndarray, begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """How many units tokens ``begin..end-1`` touch, and how many they hold as a whole, int64 [n] each."""
         if self._cumulative is None:

@@ -5,8 +5,14 @@
     actions = agent.act(observations)                  # 20 observations -> 20 actions
     actions = agent.act(observations, rewards=rewards)
 
+Rows of the batch are independent of each other. A row whose observation is None stays as it is; a new episode, behind
+the same prompt or behind a new one, begins in a row whenever one likes:
+
+    agent.begin(3, prompt=another)
+    actions = agent.act([None, None, None, observation])
+
 One compiled call a timestep appends the new tokens to a cache and samples the action token by token, each from the ids
-that are legal for it (Gato section 2.4; what the memory holds is in `memory`). What a recipe conditions on comes from
+that are legal for it (Gato section 2.4; what a row remembers is in `memory`). What a recipe conditions on comes from
 its `Conditioning`; nothing here knows a recipe.
 """
 
@@ -19,27 +25,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gato.data_pipelines.environments.base import Action, Observation
 from gato.data_pipelines.episode import Episode
 from gato.inference import sampler
-from gato.inference.chunk import Piece, lengths, pack, rounded, used
+from gato.inference.decoder import LARGEST_CHUNK, Decoder
 from gato.inference.generate import generate
-from gato.inference.memory import Memory
+from gato.inference.memory import MODES, Memory, Mode
 from gato.inference.observations import split_actions, stack_observations
-from gato.model.cache import Cache, init_cache
+from gato.model.layers import unrolled
 from gato.recipes.recipe import Conditioning, get_recipe
 from gato.tokenizers.errors import GatoError, SpecError, suggest
 from gato.tokenizers.sequence import SequenceTokenizer
 from gato.tokenizers.spec import EpisodeSpec
 from gato.tokenizers.text import TextTokenizer
-from gato.tokenizers.token_sequence import concatenate
+from gato.tokenizers.token_sequence import TokenSequence
 from gato.training.checkpoint import load_for_inference
 from gato.training.checkpoint_meta import CheckpointMeta, SourceMeta
 
-CAPACITY_ROUNDING = 16
+# Chunks of embodiments with text vary in length; rounding keeps the number of compiled shapes small.
+TEXT_ROUNDING = 16
 
 
 class AgentError(GatoError):
@@ -48,20 +54,25 @@ class AgentError(GatoError):
 
 @dataclasses.dataclass
 class _Session:
-    """What `reset` sets up for one batch of environments."""
+    """What `reset` sets up for one batch of environments; lists and arrays have one entry a row."""
 
     spec: EpisodeSpec
     ranges: sampler.Ranges
+    prompt_timesteps: int | None
+    prompt_part: Literal["end", "beginning"]
     ragged: bool  # rows differ in length because the observation holds text
-    temperature: float
+    sampling: sampler.Sampling
     memory: Memory
-    cache: Cache
+    decoder: Decoder
     conditionings: list[Conditioning]
     targets: list[float | None]
     derived: list[dict[str, float]]
-    seeds: np.ndarray  # uint32 [B], of each row's episode
-    steps: np.ndarray  # int32 [B], timesteps of it so far
-    patch_capacity: int = 0
+    draws: np.ndarray  # uint32 [B, 2]: the row's seed, and how often it has acted with it
+    width: int = 0  # of the chunk that is read in the call that acts
+
+    @property
+    def rows(self) -> int:
+        return len(self.draws)
 
 
 def _memory_of(source: SourceMeta) -> tuple[Any, ...]:
@@ -73,21 +84,23 @@ class Agent:
     """Acts with the parameters of a checkpoint.
 
     Attributes:
-      meta: what the checkpoint says about itself; `meta.sources` are the embodiments it knows.
+      params, meta: the network, its layers unrolled, and what the checkpoint says about itself; `meta.sources` are the
+        embodiments it knows.
       tokenizer: of the checkpoint's vocabulary, text model and layout.
-      logits: float32 [B, A, W] of the last `act`, see `sampler.extend_and_act`.
+      logits: float32 [n, A, W] of the n rows that acted last, see `sampler.extend_and_act`.
     """
 
     def __init__(self, params: Any, meta: CheckpointMeta, seed: int = 0) -> None:
         """``params``: the variables ``{"params": ...}``. ``seed`` decides everything that is sampled."""
-        self.params, self.meta = params, meta
+        model, self.params = unrolled(meta.model, params)
+        self.meta = dataclasses.replace(meta, model=model)
         self.recipe = get_recipe(meta.recipe)
         self.tokenizer = SequenceTokenizer(
             meta.vocabulary, TextTokenizer(meta.text_model), meta.layout, meta.model.local_positions
         )
         self.logits: jax.Array | None = None
         self._key = jax.random.key(seed)
-        self._calls = 0
+        self._seeds = 0  # given to rows so far
         self._session: _Session | None = None
 
     @classmethod
@@ -115,11 +128,16 @@ class Agent:
         batch: int | None = None,
         spec: EpisodeSpec | None = None,
         prompts: Sequence[Episode | None] | None = None,
+        prompt_part: Literal["end", "beginning"] = "end",
         sources: Sequence[str] | None = None,
         targets: Sequence[float | None] | None = None,
+        seeds: Sequence[int] | None = None,
+        memory: Mode = "window",
+        memory_tokens: int | None = None,
         window_timesteps: int | None = None,
         temperature: float | None = None,
-        prompt_part: Literal["end", "beginning"] = "end",
+        top_k: int | None = None,
+        top_p: float | None = None,
     ) -> None:
         """New episodes begin in all of a batch of environments.
 
@@ -134,11 +152,19 @@ class Agent:
             paper shows the beginning.
           sources: for each environment its source, where tasks of one embodiment are played in one batch.
           targets: for each environment what the recipe is conditioned on; None: the recipe's default for the source.
-          window_timesteps: timesteps of memory behind the prompt, instead of those of training.
+          seeds: for each environment a number from 0 to 2^32 - 1 that decides, with the agent's seed, all of its draws,
+            whoever else is in the batch; by default numbers that this agent has not given to a row yet.
+          memory: what happens when a row is full, see `gato.inference.memory`: "window" (as in training), "sliding" or
+            "memory".
+          memory_tokens: most tokens of a row, or (mode "memory") that a token sees; by default those of a training row.
+          window_timesteps: timesteps behind the prompt in mode "window", instead of those of training.
           temperature: of the action's tokens, instead of the recipe's; 0 is greedy.
+          top_k, top_p: draw from the most probable ids only: so many of them, or as few as have this probability
+            together.
 
         Raises:
           AgentError: unknown source, or arguments that contradict each other.
+          SamplingError: temperature, top_k or top_p is no way to draw.
           SpecError, VocabularyError: the tokenizer cannot hold this action space.
         """
         if sources is None and source is not None:
@@ -147,7 +173,12 @@ class Agent:
         if not metas and spec is None:
             raise AgentError("reset needs the name of a source, or the spec of a new embodiment: reset(spec=...)")
         batch = batch or len(metas) or (len(prompts) if prompts is not None else 1)
-        for name, values in (("sources", metas or None), ("prompts", prompts), ("targets", targets)):
+        for name, values in (
+            ("sources", metas or None),
+            ("prompts", prompts),
+            ("targets", targets),
+            ("seeds", seeds),
+        ):
             if values is not None and len(values) != batch:
                 raise AgentError(f"reset: {len(values)} {name} for {batch} environments")
         spec = spec or metas[0].spec
@@ -166,113 +197,147 @@ class Agent:
                 "acting; let it stand before the next observation"
             )
         ranges = tuple((int(lo), int(hi)) for lo, hi in self.tokenizer.action_ranges(spec))
-        ragged = any(leaf.modality == "text" for leaf in spec.observations.values())
-        pieces = self._prompts(prompts or [None] * batch, spec, first.prompt_timesteps, prompt_part)
-        prompt_lengths = lengths(pieces, batch)
         window = first.window_timesteps if window_timesteps is None else window_timesteps
         if window is not None and window < 1:
             raise AgentError(f"reset: window_timesteps must be at least 1, got {window}")
-        memory = Memory(prompt_lengths, window, self.meta.length, len(ranges))
-        # Texts are not known yet; where they need more room, `act` makes it.
-        capacity = _round_up(memory.tokens(self.tokenizer.tokens_per_timestep(spec) - len(ranges)), CAPACITY_ROUNDING)
-        cache = init_cache(self.meta.model, batch, capacity, self.params)
-        if pieces:
-            tokens, valid = pack(pieces, batch, capacity, self.meta.vocabulary.padding)
-            cache = sampler.extend(self.meta.model, self.params, cache, used(tokens), valid)
+        if memory not in MODES:
+            raise AgentError(f"reset: memory is one of {', '.join(MODES)}; got {memory!r}")
+        if memory != "window" and window_timesteps is not None:
+            raise AgentError(f"reset: window_timesteps belongs to memory='window', not to {memory!r}")
+        length = self.meta.length if memory_tokens is None else memory_tokens
+        step = self.tokenizer.tokens_per_timestep(spec)  # texts are not known yet; the decoder makes room for them
+        if length < step:
+            raise AgentError(f"reset: memory_tokens must be at least {step}, one timestep of this spec; got {length}")
+        capacity = length
+        if memory == "window" and window is not None:
+            longest_prompt = min(length // 2, (first.prompt_timesteps or length) * step)
+            capacity = min(length, longest_prompt + window * step)
+        elif memory == "memory":
+            capacity = length + LARGEST_CHUNK
         statistics = [meta.statistics for meta in metas] or [{}] * batch
         self._session = _Session(
             spec=spec,
             ranges=ranges,
-            ragged=ragged,
-            temperature=self.recipe.decoding.control_temperature if temperature is None else temperature,
-            memory=memory,
-            cache=cache,
+            prompt_timesteps=first.prompt_timesteps,
+            prompt_part=prompt_part,
+            ragged=any(leaf.modality == "text" for leaf in spec.observations.values()),
+            sampling=sampler.Sampling.of(
+                self.recipe.decoding.control_temperature if temperature is None else temperature, top_k, top_p
+            ),
+            memory=Memory(batch, memory, length, window, len(ranges), self.meta.vocabulary.padding),
+            decoder=Decoder(self.meta.model, self.params, batch, capacity, span=length if memory == "memory" else None),
             conditionings=[self.recipe.conditioning(values) for values in statistics],
             targets=list(targets or [None] * batch),
             derived=[{} for _ in range(batch)],
-            seeds=np.zeros(batch, np.uint32),
-            steps=np.zeros(batch, np.int32),
+            draws=np.zeros((batch, 2), np.uint32),
         )
-        self.restart(range(batch))
+        for row in range(batch):
+            self.begin(
+                row,
+                prompt=None if prompts is None else prompts[row],
+                target=None if targets is None else targets[row],
+                seed=None if seeds is None else seeds[row],
+            )
+
+    def begin(
+        self,
+        row: int,
+        *,
+        prompt: Episode | None = None,
+        target: float | None = None,
+        source: str | None = None,
+        seed: int | None = None,
+    ) -> None:
+        """A new episode begins in one row, behind a new prompt; nothing of what the row held stays.
+
+        Args:
+          prompt, target, seed: of this row, as in `reset`.
+          source: its source from now on, if another one; it must share spec and windows with the batch's.
+
+        Raises:
+          AgentError: no `reset` before, no such row, or a source of another embodiment.
+          SpecError: the prompt does not match the spec.
+        """
+        session = self._active()
+        if not 0 <= row < session.rows:
+            raise AgentError(f"begin: row {row} of {session.rows}")
+        if source is not None:
+            meta = self.source(source)[1]
+            if (meta.spec, meta.prompt_timesteps) != (session.spec, session.prompt_timesteps):
+                raise AgentError(f"begin: {source!r} and the batch differ in spec or prompt length: use another batch")
+            session.conditionings[row] = self.recipe.conditioning(meta.statistics)
+        session.memory.begin(row, None if prompt is None else self._prompt(prompt))
+        session.targets[row] = target
+        session.derived[row] = session.conditionings[row].start(target)
+        session.draws[row] = self._seeds if seed is None else seed, 0
+        self._seeds += seed is None
+
+    def restart(self, rows: Sequence[int], seeds: Sequence[int] | None = None) -> None:
+        """New episodes begin in these rows; their prompts stay. With ``seeds`` their draws begin anew as well."""
+        session = self._active()
+        for i, row in enumerate(rows):
+            session.memory.restart(row, session.decoder.capacity)
+            session.derived[row] = session.conditionings[row].start(session.targets[row])
+            if seeds is not None:
+                session.draws[row] = seeds[i], 0
 
     def act(
-        self, observations: Sequence[Observation], rewards: Sequence[float] | np.ndarray | None = None
-    ) -> list[Action]:
+        self,
+        observations: Sequence[Observation | None],
+        rewards: Sequence[float | None] | np.ndarray | None = None,
+    ) -> list[Action | None]:
         """The next action of each environment: leaf path -> array, always legal for the embodiment.
 
         Args:
-          observations: one for each environment, flat or nested.
+          observations: one for each environment, flat or nested; None: this row does not act and stays as it is.
           rewards: [B] what followed each last action, for recipes that condition on it; ignored where an episode
             begins.
 
+        Returns:
+          An action for each observation, None for None.
+
         Raises:
           AgentError: no `reset` before, a wrong number of observations, or a recipe that needs rewards and got none.
-          SpecError: an observation does not match the spec. The message names the leaf.
+          SpecError: an observation does not match the spec. The message names the leaf. No row has changed then.
         """
         session = self._active()
-        memory, batch = session.memory, session.memory.batch
-        if len(observations) != batch:
-            raise AgentError(f"act: {len(observations)} observations for {batch} environments")
+        memory = session.memory
+        if len(observations) != session.rows:
+            raise AgentError(f"act: {len(observations)} observations for {session.rows} environments")
+        rows = np.array([row for row, observation in enumerate(observations) if observation is not None], np.int32)
+        actions: list[Action | None] = [None] * session.rows
+        if not len(rows):
+            return actions
         stacked = stack_observations(observations, session.spec)
-        conditionings, rows = self._condition(session, rewards)
-        derived = {name: np.array([row[name] for row in rows]) for name in self.meta.layout.derived}
-        prefix = Piece.of_timesteps(self.tokenizer.tokenize(stacked, None, session.spec, derived))
+        conditionings, values = self._condition(session, rows, rewards)
+        derived = {name: np.array([values[row][name] for row in rows]) for name in self.meta.layout.derived}
+        prefix = self.tokenizer.tokenize(stacked, None, session.spec, derived)
         # Only now that nothing was refused: the same call with a mended observation counts the rewards once.
-        session.conditionings, session.derived = conditionings, rows
-        prefix_tokens = rounded(int(lengths([prefix], batch).max()), session.ragged)
-        self._make_room(session, memory.tokens(prefix_tokens))
-        # The first timestep has no pending action token; it takes the shape of the later ones all the same.
-        first = memory.window(prefix_tokens) > 1 and not memory.ages.any()
-        pieces = memory.chunk(prefix, prefix_tokens)
-        needed = int(lengths(pieces, batch).max()) + int(first)
-        tokens, valid = pack(
-            pieces, batch, rounded(needed, session.ragged), self.meta.vocabulary.padding, session.patch_capacity
+        session.conditionings, session.derived = conditionings, values
+        memory.observe(rows, prefix)
+        # The last action's last token was sampled, but is not in the cache yet; a first timestep has none.
+        longest = 1 + int(np.diff(prefix.timestep_starts).max())
+        session.width = max(session.width, _round_up(longest, TEXT_ROUNDING) if session.ragged else longest)
+        ids, self.logits = session.decoder.act(
+            memory, rows, session.width, session.ranges, self._key, session.draws[rows], session.sampling
         )
-        session.patch_capacity = max(session.patch_capacity, len(tokens["patches"]))
-        ids, self.logits, session.cache = sampler.extend_and_act(
-            self.meta.model,
-            session.ranges,
-            self.params,
-            dataclasses.replace(session.cache, length=jnp.asarray(memory.lengths)),
-            used(tokens),
-            valid,
-            self._key,
-            session.seeds.copy(),  # JAX may read a numpy array later than `restart` changes it
-            session.steps.copy(),
-            np.float32(session.temperature),
-        )
-        chosen = np.asarray(ids)
-        session.steps += 1
-        memory.remember(prefix, chosen, valid)
-        return split_actions(self.tokenizer.decode_actions(chosen, session.spec), batch)
-
-    def restart(self, rows: Sequence[int], seeds: Sequence[int] | None = None) -> None:
-        """New episodes begin in these rows; their prompts stay.
-
-        Args:
-          seeds: of each row's episode, in [0, 2**32): the draws of a row depend on its seed alone, not on the rows
-            beside it nor on what the agent did before. None: seeds that this agent has not had yet.
-        """
-        session = self._active()
-        session.memory.restart(np.asarray(rows, np.int64))
-        if seeds is None:
-            seeds = range(self._calls, self._calls + len(rows))
-            self._calls += len(rows)
-        session.seeds[list(rows)], session.steps[list(rows)] = seeds, 0
-        for row in rows:
-            session.derived[row] = session.conditionings[row].start(session.targets[row])
+        memory.acted(rows, ids)
+        session.draws[rows, 1] += 1
+        chosen = split_actions(self.tokenizer.decode_actions(ids, session.spec), len(rows))
+        for row, action in zip(rows.tolist(), chosen, strict=True):
+            actions[row] = action
+        return actions
 
     def keep(self, rows: Sequence[int]) -> None:
         """Row ``rows[i]`` (ascending) becomes row i; the other environments are done."""
         session = self._active()
         chosen = np.asarray(rows, np.int64)
         session.memory.keep(chosen)
-        session.cache = sampler.select_rows(session.cache, chosen)
+        session.decoder.keep(chosen)
         session.conditionings = [session.conditionings[row] for row in rows]
         session.targets = [session.targets[row] for row in rows]
         session.derived = [session.derived[row] for row in rows]
-        session.seeds, session.steps = session.seeds[chosen], session.steps[chosen]
-        session.patch_capacity = 0
+        session.draws = session.draws[chosen]
 
     def generate(
         self,
@@ -281,21 +346,25 @@ class Agent:
         *,
         begin: str = "",
         temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
         limit: int = 64,
     ) -> list[str]:
         """Texts for N documents of a source: captions for ``{"image": images}``, answers with ``"question"`` too.
 
         `temperature` None takes the recipe's (Gato: 0.9), 0 is greedy; the rest as in `gato.inference.generate`.
         """
-        self._calls += 1
+        self._seeds += 1
         return generate(
             self.meta.model,
             self.params,
             self.tokenizer,
             documents,
             self.source(source)[1].spec,
-            key=jax.random.fold_in(self._key, self._calls),
-            temperature=self.recipe.decoding.text_temperature if temperature is None else temperature,
+            key=jax.random.fold_in(self._key, self._seeds),
+            sampling=sampler.Sampling.of(
+                self.recipe.decoding.text_temperature if temperature is None else temperature, top_k, top_p
+            ),
             limit=limit,
             begin=begin,
         )
@@ -306,57 +375,38 @@ class Agent:
         return self._session
 
     def _condition(
-        self, session: _Session, rewards: Sequence[float] | np.ndarray | None
+        self, session: _Session, rows: np.ndarray, rewards: Sequence[float | None] | np.ndarray | None
     ) -> tuple[list[Conditioning], list[dict[str, float]]]:
-        """The session's conditionings after `rewards` and their values for this timestep, as copies."""
+        """The session's conditionings after the ``rows``' rewards and their values for this timestep, as copies."""
         if not self.meta.layout.derived:
             return session.conditionings, session.derived
-        conditionings, derived = copy.deepcopy(session.conditionings), list(session.derived)
-        for row in np.flatnonzero(session.memory.ages):
-            if rewards is None:
+        conditionings, derived = list(session.conditionings), list(session.derived)
+        for row in rows[session.memory.timesteps[rows] > 0].tolist():
+            reward = None if rewards is None else rewards[row]
+            if reward is None:
                 raise AgentError(f"recipe {self.meta.recipe!r} conditions on rewards: act(observations, rewards=...)")
-            derived[row] = conditionings[row].update(float(rewards[row]))
+            conditionings[row] = copy.deepcopy(conditionings[row])
+            derived[row] = conditionings[row].update(float(reward))
         return conditionings, derived
 
-    def _prompts(
-        self, prompts: Sequence[Episode | None], spec: EpisodeSpec, timesteps: int | None, part: str
-    ) -> list[Piece]:
-        """The prompts' tokens: the first or last ``timesteps`` of each episode, at most half a row of training."""
-        pieces = []
-        budget = self.meta.length // 2
-        steps = timesteps or max(1, budget // self.tokenizer.tokens_per_timestep(spec))
-        for row, episode in enumerate(prompts):
-            if episode is None:
-                continue
-            shown = slice(-steps, None) if part == "end" else slice(steps)
-            sequence = self.tokenizer.tokenize(
-                {path: values[shown] for path, values in episode.observations.items()},
-                {path: values[shown] for path, values in episode.actions.items()},
-                spec,
-                {name: values[shown] for name, values in self.recipe.derive(episode).items()},
-            )
-            starts = sequence.timestep_starts  # whole timesteps only, at least one
-            if part == "end":
-                over = int(np.searchsorted(starts, len(sequence) - budget))
-                sequence = sequence.slice(min(over, len(starts) - 2), len(starts) - 1)
-            else:
-                fits = int(np.searchsorted(starts, budget, side="right")) - 1
-                sequence = sequence.slice(0, max(fits, 1))
-            pieces.append((row, sequence))
-        if not pieces:
-            return []
-        rows = np.concatenate([np.full(len(sequence), row, np.int32) for row, sequence in pieces])
-        return [Piece.of_tokens(concatenate([sequence for _, sequence in pieces]), rows)]
-
-    def _make_room(self, session: _Session, needed: int) -> None:
-        """A larger cache where texts turn out longer than the room that was left for them."""
-        old = session.cache
-        if needed <= old.capacity:
-            return
-        capacity = _round_up(needed, CAPACITY_ROUNDING)
-        grown = init_cache(self.meta.model, session.memory.batch, capacity, self.params)
-        k, v = (new.at[:, :, :, : old.capacity].set(part) for new, part in ((grown.k, old.k), (grown.v, old.v)))
-        session.cache = dataclasses.replace(grown, k=k, v=v)
+    def _prompt(self, episode: Episode) -> TokenSequence:
+        """A prompt's tokens: the first or last timesteps of the episode, as many as in training, at most half a row."""
+        session = self._active()
+        spec, budget = session.spec, self.meta.length // 2
+        steps = session.prompt_timesteps or max(1, budget // self.tokenizer.tokens_per_timestep(spec))
+        shown = slice(-steps, None) if session.prompt_part == "end" else slice(steps)
+        sequence = self.tokenizer.tokenize(
+            {path: values[shown] for path, values in episode.observations.items()},
+            {path: values[shown] for path, values in episode.actions.items()},
+            spec,
+            {name: values[shown] for name, values in self.recipe.derive(episode).items()},
+        )
+        starts = sequence.timestep_starts  # whole timesteps only, at least one
+        if session.prompt_part == "end":
+            over = int(np.searchsorted(starts, len(sequence) - budget))
+            return sequence.slice(min(over, len(starts) - 2), len(starts) - 1)
+        fits = int(np.searchsorted(starts, budget, side="right")) - 1
+        return sequence.slice(0, max(fits, 1))
 
 
 def _round_up(count: int, multiple: int) -> int:

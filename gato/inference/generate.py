@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from gato.inference import sampler
-from gato.inference.chunk import Piece, lengths, pack, rounded, used
+from gato.inference.history import History
 from gato.model.cache import init_cache
 from gato.model.config import ModelConfig
 from gato.tokenizers.errors import SpecError
@@ -21,6 +21,7 @@ from gato.tokenizers.spec import EpisodeSpec
 from gato.tokenizers.token_sequence import concatenate
 
 BATCH = 64
+ROUNDING = 16  # of the texts' lengths, which are compiled shapes
 
 
 def generate(
@@ -31,7 +32,7 @@ def generate(
     spec: EpisodeSpec,
     *,
     key: jax.Array,
-    temperature: float,
+    sampling: sampler.Sampling,
     limit: int,
     begin: str = "",
 ) -> list[str]:
@@ -41,7 +42,7 @@ def generate(
       documents: leaf path -> N values, the first leaves of the spec in its order: ``{"image": uint8 [N, H, W, C]}``
         asks for captions, ``{"image": ..., "question": [...]}`` for answers.
       spec: of the documents, ``kind="document"``; at least its last leaf, a text, is left out.
-      key: decides what is drawn. temperature: 0 is greedy.
+      key: decides, with a document's number, what is drawn for it. sampling: how.
       limit: most tokens of a text.
       begin: words with which every text starts; where sources share their images, they tell what is asked for.
 
@@ -78,12 +79,13 @@ def generate(
         chosen = prefixes[start : start + batch]
         missing = batch - len(chosen)
         chosen += [chosen[-1]] * missing
+        history = History(batch, vocabulary.padding)
         rows = np.concatenate([np.full(len(prefix), row, np.int32) for row, prefix in enumerate(chosen)])
-        pieces = [Piece.of_tokens(concatenate(chosen), rows)]
+        history.append(rows, concatenate(chosen))
         if len(first):
-            pieces.append(Piece.of_text(np.tile(first, (batch, 1))))
-        longest = rounded(int(lengths(pieces, batch).max()), ragged=True)
-        tokens, valid = pack(pieces, batch, longest, vocabulary.padding)
+            history.append_ids(np.arange(batch), np.tile(first, (batch, 1)))
+        longest = -(-int(history.lengths.max()) // ROUNDING) * ROUNDING
+        tokens, valid = history.chunk(np.arange(batch), np.zeros(batch, np.int32), longest)
         ids = sampler.extend_and_write(
             config,
             tokenizer.text.size,
@@ -91,10 +93,10 @@ def generate(
             limit,
             params,
             init_cache(config, batch, longest + limit, params),
-            used(tokens),
+            tokens,
             valid,
-            jax.random.fold_in(key, start),
-            np.float32(temperature),
+            sampler.fold_each(jax.numpy.broadcast_to(key, batch), np.arange(start, start + batch)),
+            sampling,
         )
         for row in np.asarray(ids)[: batch - missing]:
             ended = np.flatnonzero(row == vocabulary.end)

@@ -9,14 +9,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+from collections.abc import Callable
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gato.model.cache import Cache
 from gato.model.config import ModelConfig
 from gato.model.transformer import GatoModel
+from gato.tokenizers.errors import GatoError
 from gato.tokenizers.token_sequence import ACTION_POSITION, NO_POSITION
 
 Tokens = dict[str, jax.Array]
@@ -25,22 +29,81 @@ Ranges = tuple[tuple[int, int], ...]
 ILLEGAL = -1e30  # finite, so that a logit can be inspected; its probability is exactly 0 beside any legal one
 
 
-def sample(logits_BV: jax.Array, key: jax.Array, temperature: jax.Array | float) -> jax.Array:
-    """Index drawn from softmax(logits / temperature), int32 [B]; the largest logit where the temperature is 0."""
-    temperature = jnp.asarray(temperature)
-    drawn = jax.random.categorical(key, logits_BV / jnp.where(temperature > 0, temperature, 1.0), axis=-1)
-    return jnp.where(temperature > 0, drawn, jnp.argmax(logits_BV, axis=-1)).astype(jnp.int32)
+class SamplingError(GatoError):
+    """A temperature, top-k or top-p that cannot be drawn with."""
 
 
-def sample_rows(logits_BV: jax.Array, keys_B: jax.Array, temperature: jax.Array | float) -> jax.Array:
-    """As `sample`, each row with its own key: what a row draws does not depend on the rows beside it."""
-    return jax.vmap(sample, in_axes=(0, 0, None))(logits_BV, keys_B, jnp.asarray(temperature))
+class Sampling(flax.struct.PyTreeNode):
+    """How an id is drawn from its logits; all of it may change from call to call.
+
+    Attributes:
+      temperature: divides the logits; 0 is greedy.
+      top_k: only the so many largest logits can be drawn; None: all.
+      top_p: of these only the most probable, as few as have this probability together; None: all.
+    """
+
+    temperature: jax.Array | np.ndarray
+    top_k: jax.Array | np.ndarray | None = None
+    top_p: jax.Array | np.ndarray | None = None
+
+    @staticmethod
+    def of(temperature: float, top_k: int | None = None, top_p: float | None = None) -> Sampling:
+        """Raises SamplingError for what is no way to draw."""
+        if not temperature >= 0:
+            raise SamplingError(f"temperature must be at least 0 (greedy), got {temperature}")
+        if top_k is not None and top_k < 1:
+            raise SamplingError(f"top_k must be at least 1, or None for all ids, got {top_k}")
+        if top_p is not None and not 0 < top_p <= 1:
+            raise SamplingError(f"top_p must be above 0 and at most 1, or None, got {top_p}")
+        return Sampling(
+            np.float32(temperature),
+            None if top_k is None else np.int32(top_k),
+            None if top_p is None else np.float32(top_p),
+        )
+
+
+def sample(logits_BV: jax.Array, keys_B: jax.Array, sampling: Sampling) -> jax.Array:
+    """Index drawn from each row's logits with the row's own key, int32 [B]."""
+    temperature = jnp.asarray(sampling.temperature)
+    scaled_BV = logits_BV / jnp.where(temperature > 0, temperature, 1.0)
+    if sampling.top_k is not None or sampling.top_p is not None:
+        scaled_BV = _cut_tail(scaled_BV, sampling)
+    drawn_B = jax.vmap(jax.random.categorical)(keys_B, scaled_BV)
+    return jnp.where(temperature > 0, drawn_B, jnp.argmax(logits_BV, axis=-1)).astype(jnp.int32)
+
+
+def _cut_tail(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
+    """The logits, ILLEGAL where top-k or top-p leave them out. Ties with the last that stays stay too."""
+    descending_BV = -jnp.sort(-logits_BV, axis=-1)
+    kept_BV = jnp.ones(logits_BV.shape, bool)
+    if sampling.top_k is not None:
+        kept_BV &= jnp.arange(logits_BV.shape[-1]) < sampling.top_k
+    if sampling.top_p is not None:
+        probability_BV = jax.nn.softmax(jnp.where(kept_BV, descending_BV, ILLEGAL), axis=-1)
+        kept_BV &= jnp.cumsum(probability_BV, axis=-1) - probability_BV < sampling.top_p
+    least_B1 = jnp.take_along_axis(descending_BV, kept_BV.sum(axis=-1, keepdims=True) - 1, axis=-1)
+    return jnp.where(logits_BV >= least_B1, logits_BV, ILLEGAL)
+
+
+def fold_each(keys_B: jax.Array, data: jax.Array | int) -> jax.Array:
+    """`jax.random.fold_in` of one number into each row's key, or of each row's number."""
+    return jax.vmap(jax.random.fold_in, (0, None if jnp.ndim(data) == 0 else 0))(keys_B, data)
 
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="cache")
-def extend(config: ModelConfig, params: Any, cache: Cache, tokens: Tokens, valid: jax.Array) -> Cache:
-    """Appends ``valid`` [B] tokens of a chunk [B, n] to each row, e.g. a prompt."""
-    return GatoModel(config).apply(params, tokens, cache, valid, method="extend")[1]
+def extend(
+    config: ModelConfig,
+    params: Any,
+    cache: Cache,
+    index: jax.Array | None,
+    lengths: jax.Array,
+    tokens: Tokens,
+    valid: jax.Array,
+) -> Cache:
+    """Appends ``valid`` [n] tokens of a chunk [n, width] to rows ``index`` of the cache, which hold ``lengths``."""
+    taken = _take(cache, index, lengths)
+    _, taken = GatoModel(config).apply(params, tokens, taken, valid, method="extend")
+    return _put(cache, index, lengths, taken, tokens["ids"].shape[1])
 
 
 @functools.partial(jax.jit, static_argnames=("config", "ranges"), donate_argnames="cache")
@@ -49,39 +112,40 @@ def extend_and_act(
     ranges: Ranges,
     params: Any,
     cache: Cache,
+    index: jax.Array | None,
+    lengths: jax.Array,
     tokens: Tokens,
     valid: jax.Array,
     key: jax.Array,
-    seeds: jax.Array,
-    steps: jax.Array,
-    temperature: jax.Array | float,
+    draws: jax.Array,
+    sampling: Sampling,
 ) -> tuple[jax.Array, jax.Array, Cache]:
-    """Appends a chunk whose last valid token precedes the action, and samples the action's A tokens.
+    """Appends a chunk whose last valid token precedes the action, and samples the action's A tokens, for n rows.
 
     Args:
       ranges: A legal ranges; each token is drawn from its own.
-      tokens: [B, n] arrays of a batch; valid: int32 [B], at least 1.
-      key, seeds, steps: row b's draws are a function of the key, ``seeds[b]`` (uint32, of its episode) and ``steps[b]``
-        (int32, timesteps of it so far).
-      temperature: scalar; 0 is greedy.
+      index: int32 [n], rows of the cache; B or more: none, nothing is kept of this row. None: all rows, in order.
+      lengths: int32 [n], tokens that the rows hold.
+      tokens: [n, width] arrays of a batch; valid: int32 [n], 0 where a row does not act: it stays as it is.
+      key, draws: a row's draws are a function of the key and of its two numbers in ``draws``, uint32 [n, 2].
 
     Returns:
-      ids int32 [B, A], logits float32 [B, A, W] over ids ``lo .. lo + W`` (W the widest range; beyond a token's own
+      ids int32 [n, A], logits float32 [n, A, W] over ids ``lo .. lo + W`` (W the widest range; beyond a token's own
       range they are ILLEGAL), and the cache, which holds all but the last action token.
     """
     model = GatoModel(config)
     widest = max(hi - lo for lo, hi in ranges)
-    one = jnp.ones_like(valid)
-    keys_B = jax.vmap(lambda seed, step: jax.random.fold_in(jax.random.fold_in(key, seed), step))(seeds, steps)
+    one = (valid > 0).astype(valid.dtype)
+    keys = fold_each(fold_each(jnp.broadcast_to(key, valid.shape), draws[:, 0]), draws[:, 1])
+    taken = _take(cache, index, lengths)
 
     def draw(hidden_BD: jax.Array, place: jax.Array | int, lo: int, hi: int) -> tuple[jax.Array, jax.Array]:
         logits_BV = model.apply(params, hidden_BD, lo, hi, method="logits")
-        place_keys_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, place)
-        ids_B = lo + sample_rows(logits_BV, place_keys_B, temperature)
+        ids_B = lo + sample(logits_BV, fold_each(keys, place), sampling)
         return ids_B, jnp.pad(logits_BV, ((0, 0), (0, widest - (hi - lo))), constant_values=ILLEGAL)
 
-    hidden_BND, cache = model.apply(params, tokens, cache, valid, method="extend")
-    state = _last_valid(hidden_BND, valid), cache
+    hidden_BND, taken = model.apply(params, tokens, taken, valid, method="extend")
+    state = _last_valid(hidden_BND, valid), taken
     parts = []
     start = 0
     # Tokens with the same range share one compiled body; the last token is drawn but not appended.
@@ -105,7 +169,8 @@ def extend_and_act(
     parts.append((ids_B[None], logits_BV[None]))
     ids_AB = jnp.concatenate([ids for ids, _ in parts])
     logits_ABW = jnp.concatenate([logits for _, logits in parts])
-    return ids_AB.T, jnp.swapaxes(logits_ABW, 0, 1), state[1]
+    cache = _put(cache, index, lengths, state[1], tokens["ids"].shape[1] + len(ranges) - 1)
+    return ids_AB.T, jnp.swapaxes(logits_ABW, 0, 1), cache
 
 
 @functools.partial(jax.jit, static_argnames=("config", "text_size", "end", "limit"))
@@ -118,10 +183,13 @@ def extend_and_write(
     cache: Cache,
     tokens: Tokens,
     valid: jax.Array,
-    key: jax.Array,
-    temperature: jax.Array | float,
+    keys: jax.Array,
+    sampling: Sampling,
 ) -> jax.Array:
     """Appends a chunk and writes text behind it until every row has ended or has ``limit`` tokens.
+
+    Args:
+      keys: [B], of each row's draws.
 
     Returns:
       int32 [B, limit]: text ids, and ``end`` from the end of each row's text on.
@@ -132,7 +200,7 @@ def extend_and_write(
     def draw(hidden_BD: jax.Array, place: jax.Array) -> jax.Array:
         text_BV = model.apply(params, hidden_BD, 0, text_size, method="logits")
         end_B1 = model.apply(params, hidden_BD, end, end + 1, method="logits")
-        index_B = sample(jnp.concatenate([text_BV, end_B1], axis=-1), jax.random.fold_in(key, place), temperature)
+        index_B = sample(jnp.concatenate([text_BV, end_B1], axis=-1), fold_each(keys, place), sampling)
         return jnp.where(index_B == text_size, end, index_B)
 
     def write(state: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -159,11 +227,53 @@ def extend_and_write(
 @jax.jit
 def select_rows(cache: Cache, rows: jax.Array) -> Cache:
     """Row ``rows[i]`` of the cache becomes row i; a row may be taken more than once."""
-    return dataclasses.replace(cache, k=cache.k[:, rows], v=cache.v[:, rows], length=cache.length[rows])
+    return _each(lambda part: part[rows], cache, length=cache.length[rows])
+
+
+@functools.partial(jax.jit, donate_argnames="larger")
+def grow(cache: Cache, larger: Cache) -> Cache:
+    """What the cache holds, in a larger one."""
+
+    def copy(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice(new, old, (0,) * new.ndim)
+
+    return _each(copy, larger, cache, length=cache.length)
+
+
+def _each(function: Callable[..., jax.Array], *caches: Cache, length: jax.Array) -> Cache:
+    """The first cache with the function of the keys, and of the values, of all in their place."""
+    layers = (
+        layer.replace(k=function(layer.k, *(o.k for o in others)), v=function(layer.v, *(o.v for o in others)))
+        for layer, *others in zip(*(cache.layers for cache in caches), strict=True)
+    )
+    return dataclasses.replace(caches[0], layers=tuple(layers), length=length)
+
+
+def _take(cache: Cache, index: jax.Array | None, lengths: jax.Array) -> Cache:
+    """Some rows of the cache as a cache of their own."""
+    if index is None:
+        return dataclasses.replace(cache, length=lengths)
+    return _each(lambda part: jnp.take(part, index, axis=0, mode="clip"), cache, length=lengths)
+
+
+def _put(cache: Cache, index: jax.Array | None, lengths: jax.Array, taken: Cache, count: int) -> Cache:
+    """The cache with what was appended to the taken rows, at most ``count`` tokens behind ``lengths``."""
+    if index is None:
+        return taken
+    positions_BN = lengths[:, None] + jnp.arange(count)
+    slots_BN = positions_BN % cache.capacity
+    # Beyond the last row, which is dropped, goes what is not new.
+    at = jnp.where(positions_BN < taken.length[:, None], index[:, None], len(cache.length))
+    rows = jnp.arange(len(index))[:, None]
+
+    def write(whole: jax.Array, part: jax.Array) -> jax.Array:
+        return whole.at[at, :, slots_BN].set(part[rows, :, slots_BN], mode="drop")
+
+    return _each(write, cache, taken, length=cache.length)
 
 
 def _last_valid(hidden_BND: jax.Array, valid: jax.Array) -> jax.Array:
-    return jnp.take_along_axis(hidden_BND, (valid - 1)[:, None, None], axis=1)[:, 0]
+    return jnp.take_along_axis(hidden_BND, jnp.maximum(valid - 1, 0)[:, None, None], axis=1)[:, 0]
 
 
 def _single(ids_B: jax.Array, local_position: int) -> Tokens:

@@ -157,17 +157,21 @@ def cached_attention(
     q_BHNK: jax.Array,
     k_BHCK: jax.Array,
     v_BHCK: jax.Array,
-    positions_BN: jax.Array,
+    visible_BNC: jax.Array,
+    first_B: jax.Array,
     position: Position | None,
 ) -> jax.Array:
-    """n queries of each row, at slots ``positions_BN`` of its cache, attend to all slots up to their own.
+    """n queries of each row, the first at position ``first_B``, attend to the visible slots of its cache.
 
-    Returns [B, H, n, K].
+    Args:
+      position: its keys are those of the distances C-1 .. 0.
+
+    Returns:
+      [B, H, n, K].
     """
     scores_BHNC = _product(q_BHNK, k_BHCK)
     if position is not None:
-        scores_BHNC += relative.shift_ragged(_product(position.queries_BHLK, position.keys_HMK), positions_BN)
-    visible_BNC = jnp.arange(k_BHCK.shape[2]) <= positions_BN[:, :, None]
+        scores_BHNC += relative.by_slot(_product(position.queries_BHLK, position.keys_HMK), first_B)
     return _mix(scores_BHNC, visible_BNC[:, None], v_BHCK)
 
 

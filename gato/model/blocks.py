@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from gato.model import attention, relative, rope
-from gato.model.cache import Cache, append
+from gato.model.cache import LayerCache, append
 from gato.model.config import ModelConfig
 from gato.model.groups import by_group
 from gato.sharding import constrain
@@ -23,23 +23,26 @@ class Context(flax.struct.PyTreeNode):
     """What all blocks share.
 
     Attributes:
-      positions_BL: positions of the tokens in their segments, or their slots in the cache.
+      positions_BL: positions of the tokens in their segments, or in their rows of the cache.
       segments_BL: of training rows; None when decoding.
-      valid_B: number of real tokens in each row of a decoded chunk.
+      length_B, valid_B: tokens in the cache before a decoded chunk, and real tokens of the chunk.
+      visible_BLC: which of the cache's slots each token of the chunk sees.
       train: whether to drop paths and features.
     """
 
     positions_BL: jax.Array
     segments_BL: jax.Array | None = None
+    length_B: jax.Array | None = None
     valid_B: jax.Array | None = None
+    visible_BLC: jax.Array | None = None
     train: bool = flax.struct.field(pytree_node=False, default=False)
 
 
-Carry = tuple[jax.Array, Cache | None, jax.Array]
+Carry = tuple[jax.Array, LayerCache | None]
 
 
 class Block(nn.Module):
-    """x, cache, layer number -> the same, one layer on (the form that nn.scan wants)."""
+    """x and the layer's cache -> the same behind the layer (the form that nn.scan wants)."""
 
     config: ModelConfig
     mesh: Mesh | None = None
@@ -49,10 +52,10 @@ class Block(nn.Module):
         """With ``hidden_at`` [G, N], indices into the tokens of each group of rows (or [N], of the only group),
         everything behind the attention's mixing is computed for these tokens alone: x leaves as [G, N, D] (or [N, D]).
         """
-        x, cache, layer = carry
+        x, cache = carry
         length = x.shape[1]
         update, cache = Attention(self.config, self.mesh, name="attention")(
-            _norm("attention_norm", self.config)(x), cache, layer, context, hidden_at
+            _norm("attention_norm", self.config)(x), cache, context, hidden_at
         )
         if hidden_at is not None:
             x = by_group(_take_tokens, x, hidden_at, hidden_at.ndim == 2)
@@ -61,7 +64,7 @@ class Block(nn.Module):
         x = self._add(x, update, rows, row, context.train)
         update = FeedForward(self.config, self.mesh, name="feed_forward")(_norm("feed_forward_norm", self.config)(x))
         x = self._add(x, update, rows, row, context.train)
-        return (x, cache, layer + 1), None
+        return (x, cache), None
 
     def _add(self, x: jax.Array, update: jax.Array, rows: int, row: jax.Array | None, train: bool) -> jax.Array:
         """Residual sum. Stochastic depth (Huang et al. 2016) drops the sub-layer of a whole row."""
@@ -87,8 +90,8 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BLD: jax.Array, cache: Cache | None, layer: jax.Array, context: Context, hidden_at: jax.Array | None
-    ) -> tuple[jax.Array, Cache | None]:
+        self, x_BLD: jax.Array, cache: LayerCache | None, context: Context, hidden_at: jax.Array | None
+    ) -> tuple[jax.Array, LayerCache | None]:
         config, dtype = self.config, x_BLD.dtype
         width, heads, size = config.width, config.heads, config.head_dim
         q, k, v = (self._heads(x_BLD, name) for name in ("query", "key", "value"))
@@ -104,7 +107,7 @@ class Attention(nn.Module):
                 keys_HMK = project_sinusoids(kernel, x_BLD.shape[1], dtype)
             else:
                 assert cache.relative is not None
-                keys_HMK = cache.relative[layer]
+                keys_HMK = cache.relative
             position = attention.Position(q + v_HK[:, None], keys_HMK)
             q = q + u_HK[:, None]
         if cache is None:
@@ -114,11 +117,11 @@ class Attention(nn.Module):
                 q, k, v, context.segments_BL, position, config.attention_block, backend, self.mesh
             )
         else:
-            assert context.valid_B is not None
-            keys = append(cache.k, layer, k, cache.length, context.valid_B)
-            values = append(cache.v, layer, v, cache.length, context.valid_B)
-            cache = cache.replace(k=keys, v=values)
-            mixed = attention.cached_attention(q, keys[layer], values[layer], context.positions_BL, position)
+            cache = cache.replace(
+                k=append(cache.k, k, context.length_B, context.valid_B),
+                v=append(cache.v, v, context.length_B, context.valid_B),
+            )
+            mixed = attention.cached_attention(q, cache.k, cache.v, context.visible_BLC, context.length_B, position)
         kernel = self.param("out", _kernel(("heads", "head_dim", "embed"), 2, config.layers), (heads, size, width))
         if hidden_at is None:
             out = _dense(mixed.swapaxes(1, 2).reshape(*x_BLD.shape[:2], heads * size), kernel)

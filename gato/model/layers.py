@@ -20,3 +20,10 @@ def unstack_layers(variables: Any, config: ModelConfig) -> Any:
     for layer in range(config.layers - 1 if stacked is not None else 0):
         params[f"blocks_{layer}"] = jax.tree.map(lambda leaf, layer=layer: leaf[layer], stacked)
     return {"params": params}
+
+
+def unrolled(config: ModelConfig, variables: Any) -> tuple[ModelConfig, Any]:
+    """The same network with unrolled layers, as acting wants it: where layers are stacked in one array, every token's
+    pass would copy them out of it. Nothing is copied if they are unrolled already.
+    """
+    return config.replace(scan_layers=False), unstack_layers(variables, config)

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from gato.model.blocks import Block, Carry, Context
-from gato.model.cache import Cache
+from gato.model.blocks import Block, Context
+from gato.model.cache import Cache, LayerCache, key_positions
 from gato.model.config import ModelConfig, ModelError
 from gato.model.embedding import Embedding
 from gato.sharding import constrain
@@ -82,40 +82,55 @@ class GatoModel(nn.Module):
         return self.embedding.logits(hidden, lo, hi)
 
     def extend(self, tokens: Batch, cache: Cache, valid: jax.Array) -> tuple[jax.Array, Cache]:
-        """Appends a chunk of n tokens to every row of a cache.
+        """Appends a chunk of n tokens to every row of a cache. The layers must be unrolled, see `layers.unrolled`.
 
         Args:
           tokens: ids, local_position [B, n] and, where there are patches, patch_index, patch_intervals, patches: the
             same fields as a batch.
           cache: keys and values so far; token t of row b stands at position ``cache.length[b] + t``.
           valid: int32 [B], how many of the n tokens of each row are real; the rest changes nothing. The caller keeps
-            ``length + valid <= capacity``: what lies beyond is dropped.
+            ``length + valid <= capacity``, or, where the cache has a span, ``n <= capacity - span + 1``.
 
         Returns:
           hidden [B, n, D] (meaningless where not valid) and the longer cache.
         """
+        if self.config.scan_layers:
+            raise ModelError("extend: a cache needs unrolled layers: config, params = unrolled(config, params)")
         count = tokens["ids"].shape[1]
-        if count > cache.capacity:
+        if count + (cache.span or 1) - 1 > cache.capacity:
+            seen = "" if cache.span is None else f" whose tokens see {cache.span} each"
             raise ModelError(
-                f"extend: a chunk of {count} tokens in a cache of capacity {cache.capacity}; use a larger one"
+                f"extend: a chunk of {count} tokens in a cache of capacity {cache.capacity}{seen}; use a larger one"
             )
+        length = cache.length + valid
+        keys_BC = key_positions(cache, length)
         positions_BN = cache.length[:, None] + jnp.arange(count)
-        context = Context(positions_BN, valid_B=valid)
-        x, new = self._run(self.embedding(tokens, train=False), cache, context, None)
-        assert new is not None
-        return self.norm(x), new.replace(length=cache.length + valid)
+        distance_BNC = positions_BN[:, :, None] - keys_BC[:, None]
+        visible_BNC = (keys_BC >= 0)[:, None] & (distance_BNC >= 0)
+        if cache.span is not None:
+            visible_BNC &= distance_BNC < cache.span
+        context = Context(positions_BN, length_B=cache.length, valid_B=valid, visible_BLC=visible_BNC)
+        x, layers = self._run(self.embedding(tokens, train=False), cache.layers, context, None)
+        return self.norm(x), cache.replace(layers=layers, length=length)
 
     def _run(
-        self, x_BLD: jax.Array, cache: Cache | None, context: Context, hidden_at: jax.Array | None
-    ) -> tuple[jax.Array, Cache | None]:
-        carry: Carry = (x_BLD, cache, jnp.int32(0))
+        self,
+        x: jax.Array,
+        layers: tuple[LayerCache, ...] | None,
+        context: Context,
+        hidden_at: jax.Array | None,
+    ) -> tuple[jax.Array, tuple[LayerCache, ...] | None]:
         if self.config.layers > 1 and self.config.scan_layers:
-            carry, _ = self.blocks(carry, context)
-        elif self.config.layers > 1:
-            for block in self.blocks:
-                carry, _ = block(carry, context)
-        (x, cache, _), _ = self.last_block(carry, context, hidden_at)
-        return x, cache
+            (x, _), _ = self.blocks((x, None), context)
+            (x, _), _ = self.last_block((x, None), context, hidden_at)
+            return x, None
+        blocks = [*(self.blocks if self.config.layers > 1 else ()), self.last_block]
+        done = []
+        for i, block in enumerate(blocks):
+            last = (hidden_at,) if i == len(blocks) - 1 else ()
+            (x, layer), _ = block((x, None if layers is None else layers[i]), context, *last)
+            done.append(layer)
+        return x, None if layers is None else tuple(done)
 
 
 @functools.partial(jax.jit, static_argnums=0)

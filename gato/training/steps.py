@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from gato import sharding
+from gato.model.attention import platform
 from gato.model.transformer import GatoModel, init_params
 from gato.training.config import ConfigError, TrainConfig
 from gato.training.loss import LossSums
@@ -77,6 +78,7 @@ def make_steps(config: TrainConfig, mesh: Mesh, *, vocabulary_size: int, sources
             seed=config.seed,
             accumulate=config.accumulate,
             param_shardings=param_shardings if mesh.size > 1 else None,
+            unroll_patches=platform(mesh) == "cpu",
         ),
         in_shardings=(shardings, None),
         out_shardings=(shardings, whole),

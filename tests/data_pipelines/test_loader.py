@@ -11,6 +11,7 @@ import pytest
 from synthetic import MISSIONS, VECTORS, make_tokenizer, missions_episode, one_group, vectors_episode, write_store
 
 from gato.data_pipelines import loader as loader_module
+from gato.data_pipelines.episode import Episode, EpisodeSpec
 from gato.data_pipelines.errors import MixtureError, ResumeError
 from gato.data_pipelines.loader import Loader
 from gato.data_pipelines.mixture import SourceConfig
@@ -116,12 +117,48 @@ def test_equal_patches_are_there_once(stores):
     assert (batch["patches"][used:] == 0).all()
 
 
+def test_patches_of_one_key_are_told_apart_by_their_other_pixels(tmp_path):
+    """A flat background gives many different patches the same middle; a batch must not mix them up."""
+    rng = np.random.default_rng(0)
+    episodes = []
+    for _ in range(6):
+        pictures = np.zeros((10, 32, 32, 3), np.uint8)
+        pictures[:, ::16, ::16] = rng.integers(3, size=(10, 2, 2, 3))  # one pixel, in each patch's corner
+        actions = {"action": rng.uniform(-1, 1, (10, 2)).astype(np.float32)}
+        episodes.append(Episode({"image": pictures}, actions, np.zeros(10, np.float32)))
+    spec = EpisodeSpec.of({"image": LeafSpec("image", (32, 32, 3))}, LeafSpec("continuous", (2,), low=-1.0, high=1.0))
+    path = write_store(tmp_path / "flat", "flat", spec, episodes)
+    for cache_bytes in (0, 1 << 30):
+        loader = Loader(
+            [SourceConfig(path, expert_filter=None, prompt_probability=0.0)],
+            make_tokenizer(),
+            4,
+            64,
+            0,
+            threads=0,
+            cache_bytes=cache_bytes,
+        )
+        batch = one_group([loader.batch(0)])
+        used = int(batch["patch_index"].max()) + 1
+        assert len(np.unique(batch["patches"][:used].reshape(used, -1), axis=0)) == used > 5
+        table, row_of = loader.rows.segments(0, 4)
+        expected = []
+        for segment in table[row_of == 0]:
+            tokens = make_tokenizer().tokenize(
+                episodes[segment[EPISODE]].observations, episodes[segment[EPISODE]].actions, spec
+            )
+            index = tokens.patch_index[segment[BEGIN] : segment[END]]
+            expected += list(tokens.patches[index[index >= 0]])
+        shown = batch["patch_index"][0]
+        np.testing.assert_array_equal(batch["patches"][shown[shown >= 0]], np.stack(expected))
+
+
 def test_distinct_patches():
     rng = np.random.default_rng(0)
     patches = rng.integers(0, 3, (30, 1, 1, 1)).astype(np.uint8) * np.ones((16, 16, 3), np.uint8)
-    distinct, index, hashes = distinct_patches(patches, 10)
-    assert len(distinct) == len(set(hashes.tolist())) == 3
-    np.testing.assert_array_equal(distinct[index], patches)
+    distinct, index = distinct_patches(patches, 10)
+    assert len(distinct.pixels) == len(set(distinct.hashes.tolist())) == 3
+    np.testing.assert_array_equal(distinct.pixels[index], patches)
 
 
 @pytest.mark.parametrize(("threads", "workers"), [(2, 0), (4, 0), (0, 1), (1, 2)])

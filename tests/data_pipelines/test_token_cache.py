@@ -40,7 +40,7 @@ def used(cache: TokenCache) -> int:
     for number, source in enumerate(cache._sources):
         for episode in range(EPISODES):
             cache.tokens(number, episode, 0, int(source.index.totals[episode]))
-    assert cache._bytes == sum(table.nbytes + patches.nbytes for table, patches in cache._entries.values())
+    assert cache._bytes == sum(table.nbytes + patches.pixels.nbytes for table, patches in cache._entries.values())
     return cache._bytes
 
 
@@ -75,7 +75,7 @@ def test_a_range_is_the_same_kept_or_not(sources):
         for x, y in zip(a[:, 3].tolist(), b[:, 3].tolist(), strict=True):
             assert (x < 0) == (y < 0)
             if x >= 0:
-                np.testing.assert_array_equal(a_patches[x], b_patches[y])
+                np.testing.assert_array_equal(a_patches.pixels[x], b_patches.pixels[y])
 
 
 def test_hashes_tell_nearly_equal_patches_apart():
@@ -100,7 +100,7 @@ def test_patches_that_are_all_different_are_not_moved(repeated):
     patches = np.random.default_rng(0).integers(256, size=(12, 16, 16, 3), dtype=np.uint8)
     if repeated:
         patches[7] = patches[2]  # of another place in another timestep
-    distinct, index, hashes = distinct_patches(patches, 3)
-    np.testing.assert_array_equal(distinct[index], patches)
-    assert len(distinct) == len(hashes) == 12 - repeated
-    assert (distinct is patches) == (not repeated)
+    distinct, index = distinct_patches(patches, 3)
+    np.testing.assert_array_equal(distinct.pixels[index], patches)
+    assert len(distinct.pixels) == len(set(distinct.hashes.tolist())) == 12 - repeated
+    assert (distinct.pixels is patches) == (not repeated)

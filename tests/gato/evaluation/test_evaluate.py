@@ -110,7 +110,7 @@ def same(summary):
 
 
 def test_episodes_do_not_depend_on_the_size_of_the_batch(unruly_suite, untrained_run, tmp_path):
-    run_dir = untrained_run(tmp_path, ["unruly/steady", "unruly/slow"], window=1)
+    run_dir = untrained_run(tmp_path, ["unruly/steady", "unruly/slow"], window=3)
     summaries = [
         evaluate(run_dir, protocol=Protocol(6, environments=environments), out=tmp_path / str(environments), **HERE)
         for environments in (40, 3)

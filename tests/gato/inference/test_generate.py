@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from gato.inference.chunk import Piece, pack
+from gato.inference.history import History
 from gato.model.transformer import GatoModel
 from gato.tokenizers.errors import SpecError
 
@@ -22,9 +22,11 @@ def images():
 def last_hidden(agent, image, written):
     """The state behind an image and some text ids, from one plain forward pass."""
     prefix = agent.tokenizer.tokenize({"image": image[None]}, None, agent.meta.sources[SOURCE].spec)
-    pieces = [Piece.of_tokens(prefix, np.zeros(len(prefix), np.int32)), Piece.of_text(np.array([written], np.int32))]
+    history = History(1, agent.meta.vocabulary.padding)
+    history.append(np.zeros(len(prefix), np.int32), prefix)
+    history.append_ids(np.zeros(1, np.int32), np.array([written], np.int32))
     length = len(prefix) + len(written)
-    batch, _ = pack(pieces, 1, PADDED, agent.meta.vocabulary.padding)
+    batch, _ = history.chunk(np.zeros(1, np.int32), np.zeros(1, np.int32), PADDED)
     batch["segment_ids"] = (np.arange(PADDED) < length).astype(np.int32)[None]
     batch["positions"] = np.arange(PADDED)[None]
     return forward(agent.meta.model, agent.params, batch)[0, length - 1]

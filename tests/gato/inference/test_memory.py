@@ -5,76 +5,146 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gato.inference.chunk import Piece, lengths, pack
 from gato.inference.memory import Memory
+from gato.tokenizers.layout import Layout
+from gato.tokenizers.sequence import SequenceTokenizer
+from gato.tokenizers.spec import EpisodeSpec, LeafSpec
+from gato.tokenizers.vocabulary import Vocabulary
 
-PREFIX, ACTIONS = 3, 2
-
-
-def play(window, steps, prompts=(4, 0), budget=1000):
-    """What a cache would hold after each step, as lists of ids, and the memory."""
-    memory = Memory(np.array(prompts, np.int32), window, budget, ACTIONS)
-    cache = [[-1] * length for length in prompts]
-    held = []
-    for step in range(steps):
-        ids = np.arange(PREFIX, dtype=np.int32) + 100 * step
-        prefix = Piece.of_actions(np.tile(ids, (2, 1)))
-        pieces = memory.chunk(prefix, PREFIX)
-        tokens, valid = pack(pieces, 2, int(lengths(pieces, 2).max()), padding=0)
-        action = np.tile(100 * step + 50 + np.arange(ACTIONS, dtype=np.int32), (2, 1))
-        for row in range(2):
-            cache[row] = cache[row][: memory.lengths[row]] + tokens["ids"][row, : valid[row]].tolist()
-            cache[row] += action[row, :-1].tolist()
-        memory.remember(prefix, action, valid)
-        assert memory.lengths.tolist() == [len(row) for row in cache]
-        held.append([row[:] for row in cache])
-    return memory, held
+# A timestep: two observed values, the separator, two action tokens.
+SPEC = EpisodeSpec.of({"x": LeafSpec("discrete", (2,), values=1000)}, LeafSpec("discrete", (2,), values=1000))
+WORDS = EpisodeSpec.of({"words": LeafSpec("text")}, LeafSpec("discrete", (2,), values=1000))
+TOKENIZER = SequenceTokenizer(Vocabulary(2048), None, Layout())
+SEPARATOR, PREFIX, ACTIONS = TOKENIZER.vocabulary.separator, 3, 2
 
 
-def timestep(step):
-    return [100 * step + i for i in range(PREFIX)] + [100 * step + 50 + i for i in range(ACTIONS)]
+def observed(*numbers):
+    return TOKENIZER.tokenize({"x": np.array([[n, n] for n in numbers])}, None, SPEC)
+
+
+def prompt(steps):
+    values = np.full((steps, 2), 900)
+    return TOKENIZER.tokenize({"x": values}, {"action": values}, SPEC)
+
+
+def timestep(number):
+    return [number, number, SEPARATOR, number, number]
+
+
+class Reader:
+    """Lists that stand for the cache's rows, and what an agent does to them."""
+
+    def __init__(self, memory, prompts):
+        self.memory = memory
+        self.rows = [[] for _ in prompts]
+        for row, steps in enumerate(prompts):
+            memory.begin(row, prompt(steps) if steps else None)
+
+    def act(self, number, rows=(0, 1)):
+        rows = np.array(rows)
+        self.memory.observe(rows, observed(*[number] * len(rows)))
+        tokens, valid = self.memory.history.chunk(rows, self.memory.read[rows], 200)
+        for i, row in enumerate(rows):
+            del self.rows[row][self.memory.positions[row] :]
+            self.rows[row] += [*tokens["ids"][i, : valid[i]].tolist(), number]
+        self.memory.advance(rows, valid)
+        self.memory.acted(rows, np.full((len(rows), ACTIONS), number, np.int32))
+        assert self.memory.positions.tolist() == [len(row) for row in self.rows]
+        return valid
+
+
+def memory_of(mode="window", tokens=1000, window=None, rows=2):
+    return Memory(rows, mode, tokens, window, ACTIONS, padding=0)
 
 
 @pytest.mark.parametrize(
     ("window", "first"), [(1, [0, 1, 2, 3, 4, 5]), (2, [0, 0, 1, 2, 3, 4]), (4, [0, 0, 0, 0, 2, 2])]
 )
-def test_the_cache_holds_the_prompt_and_the_last_timesteps(window, first):
-    _, held = play(window, 6)
-    for step, rows in enumerate(held):
+def test_a_window_holds_the_prompt_and_the_last_timesteps(window, first):
+    reader = Reader(memory_of(window=window), (1, 0))
+    for step in range(6):
+        reader.act(step)
         expected = [token for past in range(first[step], step + 1) for token in timestep(past)][:-1]
-        assert rows == [[-1] * 4 + expected, expected]
+        assert reader.rows == [timestep(900) + expected, expected]
 
 
-def test_without_a_window_the_training_length_is_the_limit():
-    memory, held = play(None, 9, budget=24)
-    assert memory.window(PREFIX) == 4
-    assert memory.tokens(PREFIX) == 24
-    assert max(len(rows[0]) for rows in held) == 23
-    crowded = Memory(np.array([20]), None, 24, ACTIONS)
-    assert crowded.window(100) == 1  # at least the timestep that is acted in
+def test_without_a_window_the_tokens_are_the_limit():
+    reader = Reader(memory_of(tokens=25), (1, 0))
+    longest = 0
+    for step in range(9):
+        reader.act(step)
+        longest = max(longest, len(reader.rows[0]))
+    assert longest == 24
+    crowded = Reader(memory_of(tokens=20), (4, 0))
+    crowded.act(1)
+    assert crowded.rows[0][-4:] == timestep(1)[:-1]  # at least the timestep that is acted in
+
+
+def test_a_sliding_row_is_the_last_tokens_and_is_read_anew():
+    reader = Reader(memory_of("sliding", tokens=22), (2, 0))
+    told = [timestep(900) * 2, []]
+    for step in range(8):
+        valid = reader.act(step)
+        for row in range(2):
+            told[row] += timestep(step)
+            full = len(told[row]) > 22
+            assert reader.rows[row] == told[row][-22:][:-1]
+            assert valid[row] == (22 - ACTIONS if full else len(told[row][:-2]) if step == 0 else PREFIX + 1)
+
+
+def test_memory_reads_every_token_once():
+    reader = Reader(memory_of("memory", tokens=10), (1, 0))
+    for step in range(8):
+        valid = reader.act(step)
+        assert reader.rows[1] == [token for past in range(step + 1) for token in timestep(past)][:-1]
+        assert valid.tolist() == ([8, 3] if step == 0 else [4, 4])
 
 
 @given(
     prefixes=st.lists(st.integers(1, 40), min_size=1, max_size=30),
     window=st.none() | st.integers(1, 8),
-    prompt=st.integers(0, 30),
+    prompt_steps=st.integers(0, 6),
 )
-def test_timesteps_of_any_lengths_stay_within_the_budget(prefixes, window, prompt):
-    budget = 100
-    memory = Memory(np.array([prompt], np.int32), window, budget, ACTIONS)
+def test_timesteps_of_any_lengths_stay_within_the_tokens(prefixes, window, prompt_steps):
+    memory = memory_of(tokens=100, window=window, rows=1)
+    memory.begin(0, prompt(prompt_steps) if prompt_steps else None)
+    row = np.zeros(1, np.int32)
     for count in prefixes:
-        promised = memory.tokens(count)
-        pieces = memory.chunk(Piece.of_actions(np.zeros((1, count), np.int32)), count)
-        appended = lengths(pieces, 1)
-        memory.remember(Piece.of_actions(np.zeros((1, count), np.int32)), np.zeros((1, ACTIONS), np.int32), appended)
-        assert memory.lengths[0] < promised <= budget
+        words = TOKENIZER.tokenize({"words": [np.zeros(count, np.int32)]}, None, WORDS)
+        memory.observe(row, words)
+        assert memory.history.lengths[0] + ACTIONS <= 100
+        assert memory.history.lengths[0] >= 5 * prompt_steps + count + 1
+        memory.advance(row, memory.unread(row))
+        memory.acted(row, np.zeros((1, ACTIONS), np.int32))
 
 
-def test_a_row_that_starts_anew_is_not_given_the_past_of_the_episode_before():
-    memory, _ = play(4, 3)
-    memory.restart(np.array([1]))
-    prefix = Piece.of_actions(np.full((2, PREFIX), 7, np.int32))
-    tokens, valid = pack(memory.chunk(prefix, PREFIX), 2, 4, padding=0)
-    assert valid.tolist() == [4, 3]  # row 0 is owed the last token of its last action
-    assert tokens["ids"][0].tolist() == [251, 7, 7, 7]
-    assert memory.lengths.tolist() == [4 + 14, 0]
+@pytest.mark.parametrize("mode", ["window", "sliding", "memory"])
+def test_a_row_that_starts_anew_has_its_prompt_and_nothing_else(mode):
+    reader = Reader(memory_of(mode), (1, 1))
+    for step in range(3):
+        reader.act(step)
+    reader.memory.restart(1, capacity=1000)
+    valid = reader.act(7)
+    assert valid.tolist() == [4, 8 if mode == "sliding" else 3]  # row 0 is owed the last token of its last action
+    assert reader.rows[1] == timestep(900) + timestep(7)[:-1]
+    assert reader.memory.timesteps.tolist() == [4, 1]
+
+
+def test_a_ring_that_lost_its_prompt_reads_it_again():
+    reader = Reader(memory_of("memory", tokens=10), (1, 0))
+    for step in range(3):
+        reader.act(step)
+    reader.memory.restart(0, capacity=12)
+    assert reader.act(7).tolist() == [8, 4]
+    assert reader.rows[0] == timestep(900) + timestep(7)[:-1]
+
+
+def test_rows_that_do_not_act_stay_as_they_are():
+    reader = Reader(memory_of(window=2), (1, 0))
+    reader.act(0)
+    before = list(reader.rows[1])
+    for step in (1, 2, 3):
+        reader.act(step, rows=(0,))
+    assert reader.rows[1] == before
+    reader.act(4)
+    assert reader.rows[1] == timestep(0) + timestep(4)[:-1]

@@ -203,14 +203,17 @@ def test_choice_of_the_backend():
         preset("tiny", attention="flash")
 
 
-def test_shift_ragged_reads_the_distance():
-    scores_BHQM = jnp.asarray(normal(0, 2, 1, 3, 10))
-    positions_BQ = jnp.asarray([[2, 3, 4], [7, 8, 9]])
-    got = relative.shift_ragged(scores_BHQM, positions_BQ)
-    for b, first in enumerate((2, 7)):
-        for t in range(3):
-            for j in range(first + t + 1):
-                assert got[b, 0, t, j] == scores_BHQM[b, 0, t, first + t - j]
+@pytest.mark.parametrize("queries", [1, 3])
+def test_scores_by_slot_read_the_distance(queries):
+    """Also where the slots have come round."""
+    capacity, firsts = 10, (2, 7, 9, 34)
+    scores_BHQC = jnp.asarray(normal(0, len(firsts), 2, queries, capacity))
+    got = relative.by_slot(scores_BHQC, jnp.asarray(firsts))
+    for row, first in enumerate(firsts):
+        for i in range(queries):
+            for distance in range(min(first + i + 1, capacity)):
+                slot = (first + i - distance) % capacity
+                np.testing.assert_array_equal(got[row, :, i, slot], scores_BHQC[row, :, i, capacity - 1 - distance])
 
 
 def test_rope_against_complex_rotation():
@@ -232,5 +235,6 @@ def test_rope_scores_depend_on_the_distance_only():
             ).sum()
         )
 
-    assert score(9, 4) == pytest.approx(score(105, 100), abs=1e-4)
+    assert score(9, 4) == pytest.approx(score(105, 100), abs=1e-6)
+    assert score(9, 4) == pytest.approx(score(10_000_005, 10_000_000), abs=1e-6)
     assert score(9, 4) != pytest.approx(score(9, 5), abs=1e-3)

@@ -155,8 +155,10 @@ def test_a_bfloat16_step_is_near_the_float32_step_and_keeps_float32_parameters(c
     assert losses["bfloat16"] != losses["float32"]
 
 
-@pytest.mark.parametrize(("groups", "accumulate"), [(1, 1), (4, 1), (4, 2), (4, 4), (8, 4)])
-def test_groups_and_micro_batches_take_the_same_step(params, make_batch, group_batch, groups, accumulate):
+@pytest.mark.parametrize(
+    ("groups", "accumulate", "unroll"), [(1, 1, False), (4, 1, False), (4, 2, False), (4, 2, True), (8, 4, False)]
+)
+def test_groups_and_micro_batches_take_the_same_step(params, make_batch, group_batch, groups, accumulate, unroll):
     """Also with rows of very different weight: a mean of means would be another number."""
     config = preset("tiny")
     batch = make_batch(rows=8)
@@ -169,7 +171,7 @@ def test_groups_and_micro_batches_take_the_same_step(params, make_batch, group_b
 
     def two_steps(batch, accumulate):
         state = TrainState(jnp.int32(1), params, optimizer.init(params))
-        step = jax.jit(make_train_step(loss, optimizer, schedule, seed=0, accumulate=accumulate))
+        step = jax.jit(make_train_step(loss, optimizer, schedule, seed=0, accumulate=accumulate, unroll_patches=unroll))
         state, _ = step(state, batch)
         state, metrics = step(state, batch)
         return state, metrics

@@ -1,0 +1,165 @@
+"""The device's side of acting: the cache of B rows, and the compiled calls on any n of them.
+
+Shapes are static: n rows run as the next power of two of rows, or as all of them, and what a call reads beforehand (a
+prompt, a row that was set back) comes in chunks of few sizes. So one embodiment needs few compilations, whoever acts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from gato.inference import sampler
+from gato.inference.memory import Memory
+from gato.model.cache import init_cache
+from gato.model.config import ModelConfig
+
+CAPACITY_ROUNDING = 16
+# Sizes of the chunks in which rows read what they have not read yet: powers of two between these.
+SMALLEST_CHUNK, LARGEST_CHUNK = 16, 128
+
+
+class Decoder:
+    """Reads and acts for rows whose tokens a `Memory` keeps.
+
+    Args:
+      config, params: the network.
+      rows: B.
+      capacity: tokens that a row of the cache can hold; it grows where a `Memory` needs more.
+      span: how many tokens each token sees, itself included; the cache is then a ring. None: all in the cache.
+    """
+
+    def __init__(self, config: ModelConfig, params: Any, rows: int, capacity: int, span: int | None = None) -> None:
+        self._config, self._params, self._span = config, params, span
+        self._rows = rows
+        self._patches = 0
+        self._cache = init_cache(config, rows, _round_up(capacity, CAPACITY_ROUNDING), params, span)
+
+    @property
+    def capacity(self) -> int:
+        return self._cache.capacity
+
+    def act(
+        self,
+        memory: Memory,
+        rows: np.ndarray,
+        width: int,
+        ranges: sampler.Ranges,
+        key: jax.Array,
+        draws: np.ndarray,
+        sampling: sampler.Sampling,
+    ) -> tuple[np.ndarray, jax.Array]:
+        """Reads what is unread of ``rows`` [n] (ascending) and samples an action for each.
+
+        Args:
+          width: tokens of the chunk that is read in the call that acts; what is more is read before.
+          draws: uint32 [n, 2], see `sampler.extend_and_act`.
+
+        Returns:
+          ids int32 [n, A], and logits [n, A, W] on the device.
+        """
+        self._reserve(memory, rows, len(ranges))
+        width = min(width, LARGEST_CHUNK)
+        while (behind := rows[memory.unread(rows) > width]).size:
+            self._read(memory, behind, memory.unread(behind) - width)
+        places = _Places.of(rows, self._rows)
+        tokens, valid = self._chunk(memory, rows, width)
+        ids, logits, self._cache = sampler.extend_and_act(
+            self._config,
+            ranges,
+            self._params,
+            self._cache,
+            places.index,
+            places.spread(memory.positions[rows]),
+            _spread_tokens(tokens, places),
+            places.spread(valid),
+            key,
+            places.spread(draws),
+            sampling,
+        )
+        memory.advance(rows, valid)
+        return np.asarray(ids)[places.where], logits if len(rows) == places.size else logits[places.where]
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Row ``rows[i]`` becomes row i; the others go."""
+        self._cache = sampler.select_rows(self._cache, rows)
+        self._rows = len(rows)
+
+    def _read(self, memory: Memory, rows: np.ndarray, counts: np.ndarray) -> None:
+        """One call that reads at most `LARGEST_CHUNK` tokens of each row, at most ``counts``."""
+        width = min(LARGEST_CHUNK, max(SMALLEST_CHUNK, _power_of_two(int(counts.max()))))
+        places = _Places.of(rows, self._rows)
+        tokens, valid = self._chunk(memory, rows, width)
+        valid = np.minimum(valid, counts)
+        self._cache = sampler.extend(
+            self._config,
+            self._params,
+            self._cache,
+            places.index,
+            places.spread(memory.positions[rows]),
+            _spread_tokens(tokens, places),
+            places.spread(valid),
+        )
+        memory.advance(rows, valid)
+
+    def _chunk(self, memory: Memory, rows: np.ndarray, width: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        tokens, valid = memory.history.chunk(rows, memory.read[rows], width, self._patches)
+        if "patches" in tokens:
+            self._patches = max(self._patches, len(tokens["patches"]))
+        return tokens, valid
+
+    def _reserve(self, memory: Memory, rows: np.ndarray, action_tokens: int) -> None:
+        """A larger cache where a row turns out longer than was expected, as texts may."""
+        if self._span is not None:
+            return
+        needed = int((memory.positions[rows] + memory.unread(rows)).max()) + action_tokens
+        if needed > self.capacity:
+            self._cache = sampler.grow(
+                self._cache, init_cache(self._config, self._rows, _round_up(needed, CAPACITY_ROUNDING), self._params)
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Places:
+    """How n of B rows run as one call of fixed shape.
+
+    Attributes:
+      where: int [n], their places among the call's rows.
+      size: rows of the call.
+      index: int32 [size], which row of the cache each row of the call is, B where it is none; None: they are all B.
+    """
+
+    where: np.ndarray
+    size: int
+    index: np.ndarray | None
+
+    @staticmethod
+    def of(rows: np.ndarray, batch: int) -> _Places:
+        size = _power_of_two(len(rows))
+        if size >= batch:
+            return _Places(rows, batch, None)
+        index = np.full(size, batch, np.int32)
+        index[: len(rows)] = rows
+        return _Places(np.arange(len(rows)), size, index)
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """[n, ...] -> [size, ...], zeros (of lengths: no token) where no row stands."""
+        spread = np.zeros((self.size, *values.shape[1:]), values.dtype)
+        spread[self.where] = values
+        return spread
+
+
+def _spread_tokens(tokens: Mapping[str, np.ndarray], places: _Places) -> dict[str, np.ndarray]:
+    return {name: values if name == "patches" else places.spread(values) for name, values in tokens.items()}
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << max(0, count - 1).bit_length()
+
+
+def _round_up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
