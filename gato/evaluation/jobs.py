@@ -232,7 +232,7 @@ class ActingAgent:
     def act(self, observations: Sequence[Observation], rewards: np.ndarray | None = None) -> list[Action]:
         actions = self._agent.act(observations, rewards)
         self.entropies = np.asarray(_entropies(self._agent.logits))
-        return actions
+        return [action for action in actions if action is not None]  # all: every row was given an observation
 
     def restart(self, rows: Sequence[int], seeds: Sequence[int]) -> None:
         self._agent.restart(rows, seeds)
