@@ -33,7 +33,7 @@ from gato.training.checkpoint_meta import SourceMeta
 # Environments of a batch: enough for the matrix products, few enough to build quickly.
 ENVIRONMENTS = 40
 # Lines of one job at most: what an interruption can lose, and how finely the work can be divided.
-LINES = 5
+LINES = 8
 # A specialist's share of a job's time: its environment steps, and the training, in steps' worth.
 SPECIALIST_STEP, SPECIALIST_TRAINING = 3.0, 60_000.0
 

@@ -110,13 +110,13 @@ def same(summary):
 
 
 def test_episodes_do_not_depend_on_the_size_of_the_batch(unruly_suite, untrained_run, tmp_path):
-    run_dir = untrained_run(tmp_path, ["unruly/steady", "unruly/slow"], window=1)
+    run_dir = untrained_run(tmp_path, ["unruly/steady", "unruly/slow"], window=3)
     summaries = [
         evaluate(run_dir, protocol=Protocol(6, environments=environments), out=tmp_path / str(environments), **HERE)
-        for environments in (40, 5, 1)
+        for environments in (40, 3)
     ]
-    assert same(summaries[0]) == same(summaries[1]) == same(summaries[2])
-    episodes = [(tmp_path / name / "episodes.jsonl").read_text() for name in ("40", "5", "1")]
+    assert same(summaries[0]) == same(summaries[1])
+    episodes = [(tmp_path / name / "episodes.jsonl").read_text() for name in ("40", "3")]
     assert len(set(map(_without_entropy, episodes))) == 1
     other = evaluate(run_dir, protocol=Protocol(6, seed=1), out=tmp_path / "seed", **HERE)
     assert other["overall"] != summaries[0]["overall"]

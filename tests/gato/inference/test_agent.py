@@ -215,7 +215,7 @@ def test_the_draws_of_an_episode_depend_on_its_seed_and_on_nothing_else(make_age
 
 @pytest.mark.parametrize("part", ["beginning", "end"])
 def test_a_prompt_shows_the_beginning_or_the_end_of_a_demonstration(
-    make_agent, kinds, observe_spec, demonstration, part
+    make_agent, kinds, observe_spec, demonstration, full_logits, part
 ):
     agent, spec = make_agent(window=1), kinds["arm/reach"]
     whole = demonstration(spec, 9, seed=1)
