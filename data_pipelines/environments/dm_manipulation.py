@@ -26,11 +26,25 @@ _CAMERA = "front_close"
 _KINDS = {"dm_manipulation": "_features", "dm_manipulation-pixels": "_vision"}
 
 
-class VisionEnvironment(DMControlEnvironment):
-    """A task whose objects are seen in an image only."""
+class ManipulationEnvironment(DMControlEnvironment):
+    """A task from features."""
 
     def __init__(self, simulator: Any, generator: np.random.RandomState) -> None:
         super().__init__(simulator, generator, MAX_STEPS, camera=_CAMERA)
+
+    def reset(self, seed: int) -> Observation:
+        # Where bricks stand in random order, the package shuffles the order of the episode before.
+        order = getattr(self.simulator.task, "_initial_order", None)
+        if order is not None:
+            order.sort()
+        return super().reset(seed)
+
+
+class VisionEnvironment(ManipulationEnvironment):
+    """A task whose objects are seen in an image only."""
+
+    def __init__(self, simulator: Any, generator: np.random.RandomState) -> None:
+        super().__init__(simulator, generator)
         self._renderer = OffscreenRenderer(SIZE, _CAMERA)
         leaves = {_CAMERA: LeafSpec("image", (SIZE, SIZE, 3)), **self.spec.observations}
         self.spec = EpisodeSpec.of(unflatten(leaves), self.spec.actions)
@@ -52,9 +66,7 @@ def _environment(name: str) -> DMControlEnvironment:
     task.task_observables[_CAMERA].enabled = False  # the package would draw it with the OpenGL of its own choice
     composer = import_package("dm_control.composer", "dm_control")
     simulator = composer.Environment(task, time_limit=_SECONDS, random_state=generator)
-    if name.endswith("_vision"):
-        return VisionEnvironment(simulator, generator)
-    return DMControlEnvironment(simulator, generator, MAX_STEPS, camera=_CAMERA)
+    return (VisionEnvironment if name.endswith("_vision") else ManipulationEnvironment)(simulator, generator)
 
 
 def _names(suite: str) -> list[str]:
