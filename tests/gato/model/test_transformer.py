@@ -213,7 +213,7 @@ def test_each_transformer_xl_bias_goes_to_its_own_term(make_batch):
         weights[name] = jnp.asarray(rng.normal(size=weights[name].shape), jnp.float32)
     x_BLD = rng.normal(size=(2, 24, config.width)).astype(np.float32)
     context = Context(jnp.asarray(batch["positions"]), segments_BL=jnp.asarray(batch["segment_ids"]))
-    got, _ = Attention(config, None).apply({"params": weights}, x_BLD, None, jnp.int32(0), context, None)
+    got, _ = Attention(config, None).apply({"params": weights}, x_BLD, None, context, None)
     w = {name: np.asarray(value) for name, value in weights.items()}
     q, k, value = (np.einsum("bld,dhk->bhlk", x_BLD, w[name]) for name in ("query", "key", "value"))
     r_HMK = np.einsum("md,dhk->hmk", np.asarray(relative.sinusoids(24, config.width)), w["relative"])
