@@ -21,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -34,6 +34,7 @@ from gato.inference.decoder import Decoder
 from gato.inference.generate import generate
 from gato.inference.memory import MODES, Memory, Mode
 from gato.inference.observations import split_actions, stack_observations
+from gato.inference.prompt import PromptPart, prompt_tokens
 from gato.inference.sampling import Sampling
 from gato.inference.stream import TextStream
 from gato.model.layers import unrolled
@@ -42,7 +43,6 @@ from gato.tokenizers.errors import GatoError, SpecError, suggest
 from gato.tokenizers.sequence import SequenceTokenizer
 from gato.tokenizers.spec import EpisodeSpec
 from gato.tokenizers.text import TextTokenizer
-from gato.tokenizers.token_sequence import TokenSequence
 from gato.training.checkpoint import load_for_inference
 from gato.training.checkpoint_meta import CheckpointMeta, SourceMeta
 
@@ -52,9 +52,6 @@ TEXT_ROUNDING = 16
 
 class AgentError(GatoError):
     """The agent was asked for what its checkpoint or its state does not have."""
-
-
-PromptPart = Literal["end", "beginning"]
 
 
 @dataclasses.dataclass
@@ -266,7 +263,18 @@ class Agent:
             if (meta.spec, meta.prompt_timesteps) != (session.spec, session.prompt_timesteps):
                 raise AgentError(f"begin: {source!r} and the batch differ in spec or prompt length: use another batch")
             conditioning = self.recipe.conditioning(meta.statistics)
-        session.memory.begin(row, None if prompt is None else self._prompt(prompt))
+        tokens = None
+        if prompt is not None:
+            tokens = prompt_tokens(
+                prompt,
+                self.recipe.derive(prompt),
+                self.tokenizer,
+                session.spec,
+                session.prompt_timesteps,
+                self.meta.length // 2,
+                session.prompt_part,
+            )
+        session.memory.begin(row, tokens)
         session.conditions.begin(row, target, conditioning)
         session.draws[row] = self._seeds if seed is None else seed, 0
         self._seeds += seed is None
@@ -415,25 +423,6 @@ class Agent:
         if len(known) < len(acted):
             raise AgentError(f"recipe {self.meta.recipe!r} conditions on rewards: act(observations, rewards=...)")
         return session.conditions.after(acted, known)
-
-    def _prompt(self, episode: Episode) -> TokenSequence:
-        """A prompt's tokens: the first or last timesteps of the episode, as many as in training, at most half a row."""
-        session = self._active()
-        spec, budget = session.spec, self.meta.length // 2
-        steps = session.prompt_timesteps or max(1, budget // self.tokenizer.tokens_per_timestep(spec))
-        shown = slice(-steps, None) if session.prompt_part == "end" else slice(steps)
-        sequence = self.tokenizer.tokenize(
-            {path: values[shown] for path, values in episode.observations.items()},
-            {path: values[shown] for path, values in episode.actions.items()},
-            spec,
-            {name: values[shown] for name, values in self.recipe.derive(episode).items()},
-        )
-        starts = sequence.timestep_starts  # whole timesteps only, at least one
-        if session.prompt_part == "end":
-            over = int(np.searchsorted(starts, len(sequence) - budget))
-            return sequence.slice(min(over, len(starts) - 2), len(starts) - 1)
-        fits = int(np.searchsorted(starts, budget, side="right")) - 1
-        return sequence.slice(0, max(fits, 1))
 
 
 def _round_up(count: int, multiple: int) -> int:
