@@ -2,7 +2,7 @@
 
 name        width  layers  heads x size  hidden  parameters  meant for
 tiny           32       2        2 x 16     128      0.2 M   tests: compiles and trains in seconds
-quickstart    128       3        8 x 16     512      1.1 M   two CPU cores, rows of 128 tokens, a small vocabulary
+quickstart    128       3        4 x 32     512      1.1 M   two CPU cores, rows of 128 tokens, a small vocabulary
 gato_79m      768       8       24 x 32    3072       79 M   the paper's smallest (Reed et al. 2022, table 5)
 gato_364m    1536      12      12 x 128    6144      364 M   the paper's few-shot model
 gato_1_2b    2048      24      16 x 128    8192     1.18 B   the paper's main model
@@ -38,8 +38,8 @@ PRESETS: dict[str, ModelConfig] = {
     "quickstart": ModelConfig(
         width=128,
         layers=3,
-        heads=8,
-        head_dim=16,
+        heads=4,
+        head_dim=32,
         hidden=512,
         patch=_SMALL_PATCH,
         scan_layers=False,

@@ -21,15 +21,15 @@ from gato.launch.config import default_config
 # Share of the tokens, per suite (its sources share it equally) or per source. A task gets what it needs to be learned:
 # language-conditioned picking up takes many more timesteps than pressing a button.
 WEIGHTS = {
-    "metaworld": 0.08,
-    "babyai/PickupLoc": 0.42,
+    "metaworld": 0.09,
+    "babyai/PickupLoc": 0.37,
     "babyai/OpenDoor": 0.05,
     "babyai/GoToLocal": 0.05,
     "babyai/GoToRedBall": 0.02,
-    "dm_control": 0.05,
-    "sokoban": 0.16,
+    "dm_control": 0.06,
+    "sokoban": 0.18,
     "atari": 0.09,
-    "captions": 0.04,
+    "captions": 0.05,
     "questions": 0.02,
     "text": 0.02,
 }
