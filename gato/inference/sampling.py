@@ -60,10 +60,10 @@ def _cut_tail(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
     descending_BV = -jnp.sort(-logits_BV, axis=-1)
     kept_BV = jnp.ones(logits_BV.shape, bool)
     if sampling.top_k is not None:
-        kept_BV &= jnp.arange(logits_BV.shape[-1]) < sampling.top_k
+        kept_BV &= jnp.arange(logits_BV.shape[-1]) < jnp.asarray(sampling.top_k)
     if sampling.top_p is not None:
         probability_BV = jax.nn.softmax(jnp.where(kept_BV, descending_BV, ILLEGAL), axis=-1)
-        kept_BV &= jnp.cumsum(probability_BV, axis=-1) - probability_BV < sampling.top_p
+        kept_BV &= jnp.cumsum(probability_BV, axis=-1) - probability_BV < jnp.asarray(sampling.top_p)
     least_B1 = jnp.take_along_axis(descending_BV, kept_BV.sum(axis=-1, keepdims=True) - 1, axis=-1)
     return jnp.where(logits_BV >= least_B1, logits_BV, ILLEGAL)
 
