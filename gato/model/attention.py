@@ -171,7 +171,7 @@ def cached_attention(
     """
     scores_BHNC = _product(q_BHNK, k_BHCK)
     if position is not None:
-        scores_BHNC += relative.by_slot(_product(position.queries_BHLK, position.keys_HMK), first_B)
+        scores_BHNC += relative.by_slot(_by_distance(position), first_B)
     return _mix((scores_BHNC, visible_BNC[:, None], v_BHCK))
 
 
@@ -193,12 +193,12 @@ def recent_attention(
     count = recent[0].shape[2]
     scores_BH1C, recent_BH1T = _product(q_BH1K, k_BHCK), _product(q_BH1K, recent[0])
     if position is not None:
-        by_distance = _product(position.queries_BHLK, position.keys_HMK)
+        by_distance = _by_distance(position)
         scores_BH1C += relative.by_slot(by_distance, first_B)
         # Distances index .. 0 of the recent tokens 0 .. index stand side by side.
         start = by_distance.shape[-1] - 1 - index
         padded = jnp.pad(by_distance, ((0, 0), (0, 0), (0, 0), (0, count)))
-        recent_BH1T += jax.lax.dynamic_slice_in_dim(padded, start, count, axis=-1)
+        recent_BH1T += jax.lax.dynamic_slice_in_dim(padded, start, count, axis=-1).swapaxes(0, 1)
     return _mix((scores_BH1C, visible_B1C[:, None], v_BHCK), (recent_BH1T, jnp.arange(count) <= index, recent[1]))
 
 
@@ -207,6 +207,14 @@ def _product(q_BHQK: jax.Array, k: jax.Array) -> jax.Array:
     scale = q_BHQK.shape[-1] ** -0.5
     formula = "bhqk,bhmk->bhqm" if k.ndim == 4 else "bhqk,hmk->bhqm"
     return jnp.einsum(formula, q_BHQK * scale, k, preferred_element_type=jnp.float32)
+
+
+def _by_distance(position: Position) -> jax.Array:
+    """Scaled scores of the position term, float32 [H, B, Q, M]: of all rows at once, since they share the keys."""
+    batch, heads, queries, size = position.queries_BHLK.shape
+    q_HNK = (position.queries_BHLK * size**-0.5).swapaxes(0, 1).reshape(heads, batch * queries, size)
+    scores_HNM = jnp.einsum("hnk,hmk->hnm", q_HNK, position.keys_HMK, preferred_element_type=jnp.float32)
+    return scores_HNM.reshape(heads, batch, queries, -1)
 
 
 def _mix(*parts: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:

@@ -57,23 +57,27 @@ def shift_causal(scores_BHQM: jax.Array) -> jax.Array:
     return padded.reshape(batch, heads, keys + 1, queries)[:, :, 1:].reshape(batch, heads, queries, keys)
 
 
-def by_slot(scores_BHQC: jax.Array, first_B: jax.Array) -> jax.Array:
+def by_slot(scores_HBQC: jax.Array, first_B: jax.Array) -> jax.Array:
     """Scores by distance -> scores by cache slot, for Q queries of each row, the first at position ``first_B``.
 
     Args:
-      scores_BHQC: against the distances C-1 .. 0, where C is the capacity.
+      scores_HBQC: against the distances C-1 .. 0, where C is the capacity.
 
     Returns:
       [B, H, Q, C]: entry (i, s) is the score of query i for the token at a distance of 0 .. C-1 that slot s (its
       position modulo C) holds or would hold. Copies of slices only: to look every number up takes longer than
       the attention itself.
     """
-    batch, heads, queries, capacity = scores_BHQC.shape
+    heads, batch, queries, capacity = scores_HBQC.shape
     # Slot s is number off + s - i of row i, if a row goes on with its beginning: off = C - 1 - first, modulo C.
-    line = jnp.concatenate([scores_BHQC[..., capacity - queries :], scores_BHQC, scores_BHQC], axis=-1)
+    line = jnp.concatenate([scores_HBQC[..., capacity - queries :], scores_HBQC, scores_HBQC], axis=-1)
     width = 2 * capacity + queries
     # Read with rows that are shorter by one, row i is moved by i.
-    line = line.reshape(batch, heads, queries * width)[..., : queries * (width - 1)]
-    moved_BHQX = line.reshape(batch, heads, queries, width - 1)
+    line = line.reshape(heads, batch, queries * width)[..., : queries * (width - 1)]
+    moved_HBQX = line.reshape(heads, batch, queries, width - 1)
     start_B = queries + (capacity - 1 - first_B) % capacity
-    return jax.vmap(lambda row, start: jax.lax.dynamic_slice_in_dim(row, start, capacity, axis=-1))(moved_BHQX, start_B)
+
+    def row(moved_HQX: jax.Array, start: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice_in_dim(moved_HQX, start, capacity, axis=-1)
+
+    return jax.vmap(row, in_axes=(1, 0))(moved_HBQX, start_B)

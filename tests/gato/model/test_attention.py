@@ -207,13 +207,13 @@ def test_choice_of_the_backend():
 def test_scores_by_slot_read_the_distance(queries):
     """Also where the slots have come round."""
     capacity, firsts = 10, (2, 7, 9, 34)
-    scores_BHQC = jnp.asarray(normal(0, len(firsts), 2, queries, capacity))
-    got = relative.by_slot(scores_BHQC, jnp.asarray(firsts))
+    scores_HBQC = jnp.asarray(normal(0, 2, len(firsts), queries, capacity))
+    got = relative.by_slot(scores_HBQC, jnp.asarray(firsts))
     for row, first in enumerate(firsts):
         for i in range(queries):
             for distance in range(min(first + i + 1, capacity)):
                 slot = (first + i - distance) % capacity
-                np.testing.assert_array_equal(got[row, :, i, slot], scores_BHQC[row, :, i, capacity - 1 - distance])
+                np.testing.assert_array_equal(got[row, :, i, slot], scores_HBQC[:, row, i, capacity - 1 - distance])
 
 
 def test_rope_against_complex_rotation():
