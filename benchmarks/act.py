@@ -20,11 +20,7 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.metadata
-import json
 import os
-import platform
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -38,6 +34,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 import jax
 import jax.numpy as jnp
 import numpy as np
+from result_file import write_result
 
 from gato.data_pipelines.episode import Episode
 from gato.inference.agent import Agent
@@ -220,22 +217,7 @@ def main() -> None:
                     row["prompt_tokens_per_second"] = prompt_rate(agent, args.context)
                 rows.append(row)
                 print(_line(row), flush=True)
-    if args.json:
-        packages = ("jax", "jaxlib", "flax", "numpy")
-        report = {
-            "machine": {
-                "platform": platform.platform(),
-                "cpu": platform.processor(),
-                "cores": os.cpu_count(),
-                "bytes_per_second": read,
-                "flops_per_second": rates,
-            },
-            "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
-            "command": " ".join(sys.argv),
-            "rows": rows,
-        }
-        with open(args.json, "w") as file:
-            json.dump(report, file, indent=1)
+    write_result(args.json, rows, ("jax", "jaxlib", "flax", "numpy"), bytes_per_second=read, flops_per_second=rates)
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -13,11 +13,7 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.metadata
-import json
 import os
-import platform
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +28,7 @@ if hasattr(os, "sched_setaffinity"):
 import jax
 import jax.numpy as jnp
 import numpy as np
+from result_file import write_result
 
 from gato.model import attention
 from gato.model.presets import preset
@@ -133,17 +130,7 @@ def main() -> None:
             rows.append(row)
             ratio, memory = row["speed_against_square"], case.temporary / 1e6
             print(f"{scheme:14}  {name:7}  {case.best:7.4f}  {ratio:13.2f}x  {memory:12.1f}")
-    if args.json:
-        report = {
-            "machine": {"platform": platform.platform(), "device": device, "cores": os.cpu_count()},
-            "versions": {p: importlib.metadata.version(p) for p in ("jax", "jaxlib", "numpy")},
-            "command": " ".join(sys.argv),
-            "shape": shape,
-            "dtype": args.dtype,
-            "rows": rows,
-        }
-        with open(args.json, "w") as file:
-            json.dump(report, file, indent=1)
+    write_result(args.json, rows, ("jax", "jaxlib", "numpy"), device=device, shape=shape, dtype=args.dtype)
 
 
 if __name__ == "__main__":

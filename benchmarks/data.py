@@ -10,16 +10,12 @@ time is of the whole process; the first batches, which tokenize the episodes, ar
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from result_file import write_result
 
 from gato.data_pipelines.episode import Episode, EpisodeSpec, LeafSpec
 from gato.data_pipelines.loader import Loader
@@ -148,17 +144,7 @@ def main() -> None:
             row = measure(name, loader, batch_size, length, options.batches) | {"open_cpu_s": opened}
             rows.append(row)
             print("  ".join(f"{key} {value}" for key, value in row.items()))
-    if options.json:
-        result = {
-            "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
-            "versions": {
-                "python": platform.python_version(),
-                **{p: version(p) for p in ("numpy", "grain", "array-record")},
-            },
-            "command": " ".join(sys.argv),
-            "rows": rows,
-        }
-        Path(options.json).write_text(json.dumps(result, indent=1) + "\n")
+    write_result(options.json, rows, ("numpy", "grain", "array-record"))
 
 
 if __name__ == "__main__":

@@ -14,14 +14,9 @@ other programs disturb least.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.metadata
 import importlib.util
-import json
-import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +26,7 @@ from typing import Any
 import data_tensorflow
 import numpy as np
 from PIL import Image
+from result_file import write_result
 
 from gato.data_pipelines.episode import Episode, EpisodeSpec, LeafSpec
 from gato.data_pipelines.loader import Loader
@@ -206,18 +202,8 @@ def main() -> None:
             ]
             own = f"{row['floor_ms']:9.3f}  {row['loader_ms']:9.3f}{row['of_floor']:10.2f}"
             print(f"{name:14}{own}{''.join(peers)}", flush=True)
-    if arguments.json:
-        versions = {"python": platform.python_version()}
-        for package in ("numpy", "pillow", "array_record", "grain", "torch", "tensorflow", "tensorflow-cpu"):
-            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-                versions[package] = importlib.metadata.version(package)
-        report = {
-            "machine": {"platform": platform.platform(), "cores": os.cpu_count()},
-            "versions": versions,
-            "command": " ".join(["python", "benchmarks/data_peers.py", *sys.argv[1:]]),
-            "rows": rows,
-        }
-        Path(arguments.json).write_text(json.dumps(report, indent=1))
+    packages = ("numpy", "pillow", "array_record", "grain", "torch", "tensorflow", "tensorflow-cpu")
+    write_result(arguments.json, rows, packages)
 
 
 if __name__ == "__main__":

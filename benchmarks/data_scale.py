@@ -11,10 +11,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -25,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from data_peers import CASES, write_case
+from result_file import write_result
 
 from gato.data_pipelines.episode import Episode, EpisodeSpec, LeafSpec
 from gato.data_pipelines.loader import Loader
@@ -152,18 +150,7 @@ def main() -> None:
                 "most_mb": max(curve),
             }
         )
-    if arguments.json:
-        result = {
-            "machine": {"platform": platform.platform(), "cores": os.cpu_count()},
-            "versions": {
-                "python": platform.python_version(),
-                **{p: importlib.metadata.version(p) for p in ("numpy", "pillow", "array_record", "grain")},
-            },
-            "command": " ".join(["python", "benchmarks/data_scale.py", *sys.argv[1:]]),
-            "rows": rows,
-            "memory_mb": curve,
-        }
-        Path(arguments.json).write_text(json.dumps(result, indent=1))
+    write_result(arguments.json, rows, ("numpy", "pillow", "array_record", "grain"), memory_mb=curve)
 
 
 if __name__ == "__main__":

@@ -13,16 +13,12 @@ Environments and compiled functions exist before the clock starts.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
-import os
-import platform
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
+from result_file import write_result
 
 from gato.data_pipelines.environments.registry import get_task
 from gato.data_pipelines.worker_process import cores
@@ -112,16 +108,7 @@ def main() -> None:
         ratio = max(rate["in_process"], rate["in_processes"]) / rate["unbatched"]
         print("{:12d}  {:17.0f}  {:14.0f}  {:12.0f}  {:5.1f}".format(count, *rate.values(), ratio))
         rows.append({"task": args.task, "preset": args.preset, "environments": count, "ratio": ratio, **rate})
-    if args.json:
-        packages = ("jax", "jaxlib", "flax", "numpy")
-        report = {
-            "machine": {"platform": platform.platform(), "cpu": platform.processor(), "cores": os.cpu_count()},
-            "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
-            "command": " ".join(sys.argv),
-            "rows": rows,
-        }
-        with open(args.json, "w") as file:
-            json.dump(report, file, indent=1)
+    write_result(args.json, rows, ("jax", "jaxlib", "flax", "numpy"))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from result_file import write_result
+
 CHILD = """
 import json, resource, sys, time
 began = time.perf_counter()
@@ -81,8 +83,7 @@ def main() -> None:
                     f"{found['peak_bytes'] / 1e9:14.1f}",
                     flush=True,
                 )
-    if args.json:
-        Path(args.json).write_text(json.dumps({"command": " ".join(sys.argv), "rows": rows}, indent=1))
+    write_result(args.json, rows, ("jax", "jaxlib", "flax"))
 
 
 if __name__ == "__main__":

@@ -12,18 +12,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib.metadata
-import json
 import multiprocessing
-import os
-import platform
-import sys
 import threading
 import time
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
+from result_file import write_result
 
 from gato.client import Client
 from gato.serving.limits import Limits
@@ -161,16 +157,7 @@ def main() -> None:
             print("{:10s}  {:8d}  {:16.1f}  {:9.1f}  {:5.2f}  {:9.1f}  {:6.1f}".format(*row.values()), flush=True)
         holder.kill()
         holder.join()
-    if args.json:
-        packages = ("jax", "jaxlib", "flax", "numpy", "websockets", "msgpack")
-        report = {
-            "machine": {"platform": platform.platform(), "cpu": platform.processor(), "cores": os.cpu_count()},
-            "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
-            "command": " ".join(sys.argv),
-            "rows": rows,
-        }
-        with open(args.json, "w") as file:
-            json.dump(report, file, indent=1)
+    write_result(args.json, rows, ("jax", "jaxlib", "flax", "numpy", "websockets", "msgpack"))
 
 
 if __name__ == "__main__":

@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.metadata
-import json
-import os
-import platform
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from result_file import write_result
 
 from gato.tokenizers import continuous, discrete, image
 from gato.tokenizers.corpus import stdlib_documents
@@ -147,18 +143,7 @@ def main() -> None:
     print(f"{'':44} {'million a second':>17}  {'milliseconds':>12}")
     for row in rows:
         print(f"{row['name']:44} {row['per_second'] / 1e6:17.2f}  {row['milliseconds']:12.3f}  {row['unit']}")
-    if arguments.json:
-        report = {
-            "machine": {"platform": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
-            "versions": {
-                "python": platform.python_version(),
-                **{name: importlib.metadata.version(name) for name in ("numpy", "sentencepiece")},
-            },
-            "command": " ".join(["python", "benchmarks/tokenizers.py", *sys.argv[1:]]),
-            "rows": rows,
-        }
-        with open(arguments.json, "w", encoding="utf-8") as file:
-            json.dump(report, file, indent=1)
+    write_result(arguments.json, rows, ("numpy", "sentencepiece"))
 
 
 if __name__ == "__main__":

@@ -17,13 +17,9 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.metadata
 import itertools
-import json
 import os
-import platform
 import resource
-import sys
 import time
 from typing import Any
 
@@ -35,6 +31,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 import jax
 import jax.numpy as jnp
 import numpy as np
+from result_file import write_result
 
 from gato import sharding
 from gato.model import attention
@@ -186,19 +183,8 @@ def pin_to_one_core() -> None:
 
 
 def write_json(path: str | None, rows: list[dict[str, Any]]) -> None:
-    if path is None:
-        return
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
-    device = jax.devices()[0].device_kind
-    report = {
-        "machine": {"platform": platform.platform(), "cpu": platform.processor(), "cores": os.cpu_count()},
-        "device": f"{jax.device_count()} x {device}",
-        "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
-        "command": " ".join(sys.argv),
-        "rows": rows,
-    }
-    with open(path, "w") as file:
-        json.dump(report, file, indent=1)
+    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    write_result(path, rows, ("jax", "jaxlib", "flax", "optax", "numpy"), device=device)
 
 
 def main() -> None:

@@ -36,13 +36,6 @@ ROWS: dict[str, tuple[float, float, float]] = {
 PROBED_BATCHES = 16  # the loader's
 
 
-def mean_shares() -> tuple[float, float]:
-    """Targets and patches per token of the whole mixture."""
-    table = np.array(list(ROWS.values()))
-    weights = table[:, 0] / table[:, 0].sum()
-    return float(weights @ table[:, 1]), float(weights @ table[:, 2])
-
-
 def capacity_shares(group_rows: int, groups: int) -> tuple[float, float]:
     """Targets and patches per token for which every group has to have room: of the fullest of a run's first batches.
 

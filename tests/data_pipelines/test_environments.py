@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from random_trace import random_trace, same
 
 from gato.data_pipelines.environments import babyai, metaworld
 from gato.data_pipelines.environments.registry import get_task
@@ -25,31 +26,14 @@ TASKS = [
 ]
 
 
-def _trace(environment, seed, steps=15):
-    """Observations and rewards of a few random steps."""
-    policy = random_policy(environment.spec, np.random.default_rng(seed))
-    observation, trace = environment.reset(seed), []
-    for _ in range(steps):
-        trace += [np.asarray(observation[path]) for path in environment.spec.observations]
-        observation, reward, terminated, truncated, _ = environment.step(policy(observation))
-        trace.append(np.asarray(reward))
-        if terminated or truncated:
-            break
-    return trace
-
-
-def _same(first, second):
-    return len(first) == len(second) and all(map(np.array_equal, first, second))
-
-
 @pytest.mark.parametrize("name", TASKS)
 def test_a_seed_fixes_the_episode_whatever_was_played_before(name):
     task = get_task(name)
     used, fresh = task.make(), task.make()
-    first = _trace(used, 1_000_007)
-    assert not _same(_trace(used, 1_000_008), first)
-    assert _same(_trace(used, 1_000_007), first)
-    assert _same(_trace(fresh, 1_000_007), first)
+    first = random_trace(used, 1_000_007, 15)
+    assert not same(random_trace(used, 1_000_008, 15), first)
+    assert same(random_trace(used, 1_000_007, 15), first)
+    assert same(random_trace(fresh, 1_000_007, 15), first)
 
 
 @pytest.mark.parametrize("name", TASKS)

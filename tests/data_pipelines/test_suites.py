@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from random_trace import random_trace, same
 
 from gato.data_pipelines.environments import catalogue
 from gato.data_pipelines.environments.base import NoExpert
 from gato.data_pipelines.environments.offscreen import OffscreenRenderer, RenderingError
 from gato.data_pipelines.environments.registry import get_suite, get_task, our_suites
-from gato.data_pipelines.episode import check_step
-from gato.data_pipelines.rollout import random_policy
 
 HANDFUL = [
     *("ale/pong", "ale/tetris", "box2d/CarRacing-v3", "box2d/LunarLander-v3"),
@@ -35,38 +34,19 @@ def opengl() -> bool:
     return True
 
 
-def _trace(environment, seed, steps=6):
-    """Observations, rewards and the first picture of a few random steps, each checked against the spec."""
-    policy = random_policy(environment.spec, np.random.default_rng(seed))
-    observation = environment.reset(seed)
-    trace = [environment.frame()]
-    for step in range(steps):
-        check_step(observation, environment.spec.observations, f"step {step}")
-        trace += [np.asarray(observation[path]) for path in environment.spec.observations]
-        observation, reward, terminated, truncated, _ = environment.step(policy(observation))
-        trace.append(np.asarray(reward))
-        if terminated or truncated:
-            break
-    return trace
-
-
-def _same(first, second):
-    return len(first) == len(second) and all(map(np.array_equal, first, second))
-
-
 @pytest.mark.parametrize("name", HANDFUL)
 def test_a_seed_fixes_the_episode_whatever_was_played_before(name, opengl):
     if "-pixels/" in name and not opengl:
         pytest.skip("this machine has no OpenGL without a display")
     task = get_task(name)
     used, fresh = task.make(), task.make()
-    first = _trace(used, 1_000_007)
+    first = random_trace(used, 1_000_007, 6)
     assert first[0].dtype == np.uint8
     assert first[0].shape[2] == 3
     assert len(np.unique(first[0].reshape(-1, 3), axis=0)) > 2, "the picture is empty"
-    assert not _same(_trace(used, 1_000_008), first)
-    assert _same(_trace(used, 1_000_007), first)
-    assert _same(_trace(fresh, 1_000_007), first)
+    assert not same(random_trace(used, 1_000_008, 6), first)
+    assert same(random_trace(used, 1_000_007, 6), first)
+    assert same(random_trace(fresh, 1_000_007, 6), first)
     for leaf in used.spec.actions.values():
         assert leaf.modality == "discrete" or leaf.bounds("action")
     used.close()
@@ -108,6 +88,6 @@ def test_every_task_is_built_reset_and_stepped_and_is_in_the_catalogue(suite, op
         task = get_task(name)
         assert catalogue.describe(task) == catalogue.load_catalogue()[suite][name]
         environment = task.make()
-        first = _trace(environment, 1_000_007, steps=1)
-        assert _same(_trace(environment, 1_000_007, steps=1), first), f"{name}: a seed does not fix the episode"
+        first = random_trace(environment, 1_000_007, 1)
+        assert same(random_trace(environment, 1_000_007, 1), first), f"{name}: a seed does not fix the episode"
         environment.close()
