@@ -100,7 +100,7 @@ def page(run: Path, target: Path) -> str:
     for name, own in chosen(summary["tasks"]).items():
         lines += section(name, own, summary["tasks"], folder / "gifs", films)
     lines += [
-        f"Seed {summary['seed']}, step {summary['checkpoint_step']:,}; in brackets intervals of 95 % over the episodes.",
+        f"Seed {summary['seed']}, step {summary['checkpoint_step']:,}; in brackets intervals of 95 %, over episodes.",
         f"Made by `python benchmarks/demonstration.py runs/quickstart docs/{target.name}`.",
     ]
     return "\n".join(lines) + "\n"
