@@ -28,9 +28,9 @@ All films below show the same network of {parameters} parameters with the same w
 {prompt}; nothing else says which task it is in. It then sees its observations only and writes its
 actions, token by token, each from the ids that are legal for this embodiment.
 
-The films are of the first of each task's {episodes} episodes, whether it went well or not, on seeds that no demonstration
-used. Of each suite stand the task that the network does best and the one that it does worst. A score of 0 % is that of
-random actions, 100 % that of the demonstrations' expert.
+The films are of the first of each task's {episodes} episodes, whether it went well or not, on seeds that no
+demonstration used. Of each suite stand the task that the network does best and the one that it does worst. A score of
+0 % is that of random actions, 100 % that of the demonstrations' expert.
 
 See it yourself:
 
