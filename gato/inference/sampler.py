@@ -152,7 +152,7 @@ def _put(cache: Cache, index: jax.Array | None, lengths: jax.Array, taken: Cache
     rows = jnp.arange(len(index))[:, None]
 
     def write(whole: jax.Array, part: jax.Array) -> jax.Array:
-        return whole.at[at, :, slots_BN].set(part[rows, :, slots_BN], mode="drop")
+        return whole.at[at, :, :, slots_BN].set(part[rows, :, :, slots_BN], mode="drop")
 
     return _each(write, cache, taken, length=cache.length)
 

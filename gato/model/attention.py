@@ -155,8 +155,8 @@ def _one_tile(q: jax.Array, k: jax.Array, v: jax.Array, segments_BL: jax.Array, 
 
 def cached_attention(
     q_BHNK: jax.Array,
-    k_BHCK: jax.Array,
-    v_BHCK: jax.Array,
+    k_BHKC: jax.Array,
+    v_BHKC: jax.Array,
     visible_BNC: jax.Array,
     first_B: jax.Array,
     position: Position | None,
@@ -164,21 +164,21 @@ def cached_attention(
     """n queries of each row, the first at position ``first_B``, attend to the visible slots of its cache.
 
     Args:
-      position: its keys are those of the distances C-1 .. 0.
+      position: its keys are those of the distances C-1 .. 0, [H, K, C].
 
     Returns:
       [B, H, n, K].
     """
-    scores_BHNC = _product(q_BHNK, k_BHCK)
+    scores_BHNC = _slot_product(q_BHNK, k_BHKC)
     if position is not None:
         scores_BHNC += relative.by_slot(_by_distance(position), first_B)
-    return _mix((scores_BHNC, visible_BNC[:, None], v_BHCK))
+    return _mix((scores_BHNC, visible_BNC[:, None], v_BHKC), slots_last=True)
 
 
 def recent_attention(
     q_BH1K: jax.Array,
-    k_BHCK: jax.Array,
-    v_BHCK: jax.Array,
+    k_BHKC: jax.Array,
+    v_BHKC: jax.Array,
     visible_B1C: jax.Array,
     first_B: jax.Array,
     position: Position | None,
@@ -188,10 +188,11 @@ def recent_attention(
     """`cached_attention` of recent token number ``index``, at position ``first_B``, which also sees those up to itself.
 
     Args:
-      recent: keys and values of T recent tokens, [B, H, T, K].
+      recent: keys and values of T recent tokens, [B, H, K, T].
     """
-    count = recent[0].shape[2]
-    scores_BH1C, recent_BH1T = _product(q_BH1K, k_BHCK), _product(q_BH1K, recent[0])
+    keys_BHKT, values_BHKT = recent
+    count = keys_BHKT.shape[-1]
+    scores_BH1C, recent_BH1T = _slot_product(q_BH1K, k_BHKC), _slot_product(q_BH1K, keys_BHKT)
     if position is not None:
         by_distance = _by_distance(position)
         scores_BH1C += relative.by_slot(by_distance, first_B)
@@ -199,7 +200,8 @@ def recent_attention(
         start = by_distance.shape[-1] - 1 - index
         padded = jnp.pad(by_distance, ((0, 0), (0, 0), (0, 0), (0, count)))
         recent_BH1T += jax.lax.dynamic_slice_in_dim(padded, start, count, axis=-1).swapaxes(0, 1)
-    return _mix((scores_BH1C, visible_B1C[:, None], v_BHCK), (recent_BH1T, jnp.arange(count) <= index, recent[1]))
+    parts = (scores_BH1C, visible_B1C[:, None], v_BHKC), (recent_BH1T, jnp.arange(count) <= index, values_BHKT)
+    return _mix(*parts, slots_last=True)
 
 
 def _product(q_BHQK: jax.Array, k: jax.Array) -> jax.Array:
@@ -209,17 +211,28 @@ def _product(q_BHQK: jax.Array, k: jax.Array) -> jax.Array:
     return jnp.einsum(formula, q_BHQK * scale, k, preferred_element_type=jnp.float32)
 
 
+def _slot_product(q_BHQK: jax.Array, k_BHKM: jax.Array) -> jax.Array:
+    """Scaled scores, float32 [B, H, Q, M], for keys whose slots stand last.
+
+    Written out, since a transposed operand would be copied.
+    """
+    scale = q_BHQK.shape[-1] ** -0.5
+    return jnp.einsum("bhqk,bhkm->bhqm", q_BHQK * scale, k_BHKM, preferred_element_type=jnp.float32)
+
+
 def _by_distance(position: Position) -> jax.Array:
-    """Scaled scores of the position term, float32 [H, B, Q, M]: of all rows at once, since they share the keys."""
+    """Scaled scores of the position term, float32 [H, B, Q, M]: of all rows at once, since they share the keys,
+    [H, K, M].
+    """
     batch, heads, queries, size = position.queries_BHLK.shape
     q_HNK = (position.queries_BHLK * size**-0.5).swapaxes(0, 1).reshape(heads, batch * queries, size)
-    scores_HNM = jnp.einsum("hnk,hmk->hnm", q_HNK, position.keys_HMK, preferred_element_type=jnp.float32)
+    scores_HNM = jnp.einsum("hnk,hkm->hnm", q_HNK, position.keys_HMK, preferred_element_type=jnp.float32)
     return scores_HNM.reshape(heads, batch, queries, -1)
 
 
-def _mix(*parts: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+def _mix(*parts: tuple[jax.Array, jax.Array, jax.Array], slots_last: bool = False) -> jax.Array:
     """Softmax over the allowed keys of all parts, times the values; a part is scores [B, H, Q, M], what is allowed, and
-    values [B, H, M, K].
+    values [B, H, M, K], or with `slots_last` [B, H, K, M].
 
     The division by the softmax's sum comes after the product with the values: on [Q, K] instead of [Q, M] numbers. The
     maximum only keeps exp in range and cancels exactly, so it carries no gradient.
@@ -228,10 +241,9 @@ def _mix(*parts: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
     largest_BHQ1 = functools.reduce(jnp.maximum, [scores.max(axis=-1, keepdims=True) for scores in masked])
     largest_BHQ1 = jax.lax.stop_gradient(largest_BHQ1)
     mixed_BHQK = sum_BHQ1 = jnp.zeros((), jnp.float32)
-    for scores_BHQM, (_, _, v_BHMK) in zip(masked, parts, strict=True):
+    formula = "bhqm,bhkm->bhqk" if slots_last else "bhqm,bhmk->bhqk"
+    for scores_BHQM, (_, _, values) in zip(masked, parts, strict=True):
         weights_BHQM = jnp.exp(scores_BHQM - largest_BHQ1)
-        mixed_BHQK += jnp.einsum(
-            "bhqm,bhmk->bhqk", weights_BHQM.astype(v_BHMK.dtype), v_BHMK, preferred_element_type=jnp.float32
-        )
+        mixed_BHQK += jnp.einsum(formula, weights_BHQM.astype(values.dtype), values, preferred_element_type=jnp.float32)
         sum_BHQ1 += weights_BHQM.sum(axis=-1, keepdims=True)
     return (mixed_BHQK / sum_BHQ1).astype(parts[0][2].dtype)

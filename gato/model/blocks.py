@@ -157,7 +157,7 @@ def _cached(
         return attention.cached_attention(q, cache.k, cache.v, context.visible_BLC, first_B, position), cache
     assert context.index is not None
     keys, values = (
-        jax.lax.dynamic_update_slice_in_dim(whole, new, context.index, axis=2)
+        jax.lax.dynamic_update_slice_in_dim(whole, new.swapaxes(2, 3), context.index, axis=3)
         for whole, new in zip(cache.recent, (k, v), strict=True)
     )
     mixed = attention.recent_attention(

@@ -7,6 +7,9 @@ came, as long as no chunk is longer than ``capacity - span + 1``: what it overwr
 Each layer has arrays of its own: out of one array for all layers, XLA copies every layer before it multiplies. For the
 same reason tokens that are sampled one after the other do not go into the cache one by one. They wait in small arrays,
 the recent tokens, which all rows fill in step, and `commit` writes them at the end.
+
+Slots are the last axis: both products of a single query with the cache then run along them, on a CPU 1.6 times as fast
+as along the few numbers of a head.
 """
 
 from __future__ import annotations
@@ -24,10 +27,10 @@ class LayerCache(flax.struct.PyTreeNode):
     """One layer's part.
 
     Attributes:
-      k, v: [B, H, capacity, head_dim], of the model's dtype.
-      relative: Transformer-XL's projected positions, [H, capacity, head_dim], of the distances capacity - 1 .. 0; None
+      k, v: [B, H, head_dim, capacity], of the model's dtype.
+      relative: Transformer-XL's projected positions, [H, head_dim, capacity], of the distances capacity - 1 .. 0; None
         with rope.
-      recent: keys and values of the recent tokens, [B, H, T, head_dim] each; None while there are none.
+      recent: keys and values of the recent tokens, [B, H, head_dim, T] each; None while there are none.
     """
 
     k: jax.Array
@@ -53,7 +56,7 @@ class Cache(flax.struct.PyTreeNode):
     @property
     def capacity(self) -> int:
         """Slots of a row."""
-        return self.layers[0].k.shape[2]
+        return self.layers[0].k.shape[-1]
 
 
 def init_cache(config: ModelConfig, batch: int, capacity: int, params: Any = None, span: int | None = None) -> Cache:
@@ -66,7 +69,7 @@ def init_cache(config: ModelConfig, batch: int, capacity: int, params: Any = Non
     from gato.model.blocks import project_sinusoids  # the blocks import this file
 
     dtype = jnp.dtype(config.dtype)
-    shape = (batch, config.heads, capacity, config.head_dim)
+    shape = (batch, config.heads, config.head_dim, capacity)
     layers = []
     for layer in range(config.layers):
         relative = None
@@ -77,7 +80,7 @@ def init_cache(config: ModelConfig, batch: int, capacity: int, params: Any = Non
                 )
             name = f"blocks_{layer}" if layer < config.layers - 1 else "last_block"
             kernel = params["params"][name]["attention"]["relative"]
-            relative = project_sinusoids(kernel, capacity, dtype)[:, ::-1]
+            relative = project_sinusoids(kernel, capacity, dtype)[:, ::-1].swapaxes(1, 2)
         layers.append(LayerCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), relative))
     return Cache(tuple(layers), jnp.zeros((batch,), jnp.int32), span)
 
@@ -88,16 +91,16 @@ def key_positions(cache: Cache, length_B: jax.Array) -> jax.Array:
     return last_B1 - (last_B1 - jnp.arange(cache.capacity)) % cache.capacity
 
 
-def append(cache_BHCK: jax.Array, new_BHNK: jax.Array, length_B: jax.Array, valid_B: jax.Array) -> jax.Array:
+def append(cache_BHKC: jax.Array, new_BHNK: jax.Array, length_B: jax.Array, valid_B: jax.Array) -> jax.Array:
     """Writes the first ``valid_B`` of n new entries of each row behind the first ``length_B`` tokens of one layer.
 
     Nothing else changes. One scatter, which XLA does in place.
     """
-    rows, capacity = new_BHNK.shape[0], cache_BHCK.shape[2]
+    rows, capacity = new_BHNK.shape[0], cache_BHKC.shape[-1]
     step_N = jnp.arange(new_BHNK.shape[2])
     slots_BN = jnp.where(step_N < valid_B[:, None], (length_B[:, None] + step_N) % capacity, capacity)
-    new_BNHK = new_BHNK.swapaxes(1, 2).astype(cache_BHCK.dtype)
-    return cache_BHCK.at[jnp.arange(rows)[:, None], :, slots_BN].set(new_BNHK, mode="drop")
+    new_BNHK = new_BHNK.swapaxes(1, 2).astype(cache_BHKC.dtype)
+    return cache_BHKC.at[jnp.arange(rows)[:, None], :, :, slots_BN].set(new_BNHK, mode="drop")
 
 
 Recent = tuple[tuple[jax.Array, jax.Array], ...]
@@ -105,7 +108,7 @@ Recent = tuple[tuple[jax.Array, jax.Array], ...]
 
 def init_recent(cache: Cache, count: int) -> Recent:
     """Room for ``count`` recent tokens of every row, for every layer."""
-    shape = (*cache.layers[0].k.shape[:2], count, cache.layers[0].k.shape[3])
+    shape = (*cache.layers[0].k.shape[:3], count)
     return tuple((jnp.zeros(shape, layer.k.dtype), jnp.zeros(shape, layer.v.dtype)) for layer in cache.layers)
 
 
@@ -113,8 +116,8 @@ def commit(cache: Cache, recent: Recent, valid_B: jax.Array) -> Cache:
     """The cache with the first ``valid_B`` recent tokens of each row behind its own."""
     layers = tuple(
         layer.replace(
-            k=append(layer.k, keys, cache.length, valid_B),
-            v=append(layer.v, values, cache.length, valid_B),
+            k=append(layer.k, keys.swapaxes(2, 3), cache.length, valid_B),
+            v=append(layer.v, values.swapaxes(2, 3), cache.length, valid_B),
             recent=None,
         )
         for layer, (keys, values) in zip(cache.layers, recent, strict=True)

@@ -63,12 +63,12 @@ def test_rewinding_forgets(model, make_batch, slice_batch):
 
 
 def test_append_changes_only_the_new_slots():
-    cache = jnp.arange(2 * 1 * 6 * 1, dtype=jnp.float32).reshape(2, 1, 6, 1)
+    cache = jnp.arange(2 * 1 * 6 * 1, dtype=jnp.float32).reshape(2, 1, 1, 6)
     new = -jnp.ones((2, 1, 4, 1)) * jnp.arange(1.0, 5)[:, None]
     got = append(cache, new, jnp.asarray([1, 5]), jnp.asarray([3, 1]))
-    np.testing.assert_array_equal(got[:, 0, :, 0], [[0, -1, -2, -3, 4, 5], [6, 7, 8, 9, 10, -1]])
+    np.testing.assert_array_equal(got[:, 0, 0], [[0, -1, -2, -3, 4, 5], [6, 7, 8, 9, 10, -1]])
     round_it = append(cache, new, jnp.asarray([4, 11]), jnp.asarray([4, 0]))
-    np.testing.assert_array_equal(round_it[:, 0, :, 0], [[-3, -4, 2, 3, -1, -2], [6, 7, 8, 9, 10, 11]])
+    np.testing.assert_array_equal(round_it[:, 0, 0], [[-3, -4, 2, 3, -1, -2], [6, 7, 8, 9, 10, 11]])
 
 
 @pytest.mark.parametrize("chunks", [[1] * 24, [5, 3, 5, 5, 1, 5], [2, 4, 4, 4, 4, 4, 2]])
