@@ -25,6 +25,7 @@ from gato.data_pipelines.worker_process import cores
 from gato.tokenizers.errors import GatoError, printed, suggest
 
 SUCCESS, USER_MISTAKE, INTERRUPTED, TERMINATED = 0, 2, 130, 143
+_MEMORY = ("window", "sliding", "memory")  # the modes of gato.inference.memory, which imports numpy
 # What the machine refuses and the user can mend; other operating system errors are bugs.
 _REFUSALS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
@@ -156,6 +157,12 @@ def build_parser() -> argparse.ArgumentParser:
         default="beginning",
         help="what is shown of a demonstration (default beginning, as in the paper)",
     )
+    evaluate.add_argument(
+        "--prompt-tokens", type=_positive, metavar="N", help="of it (default: as in training; the paper: 1024)"
+    )
+    evaluate.add_argument(
+        "--memory", choices=_MEMORY, default="window", help="of a full row (default window; the paper: memory)"
+    )
     evaluate.add_argument("--prompts", type=Path, metavar="DIR", help="stores DIR/suite/task of demonstrations to show")
     evaluate.add_argument("--specialists", action="store_true", help="train and play a small network a task beside it")
     evaluate.add_argument("--seed", type=_natural, default=0, help="of the evaluation's episodes (default 0)")
@@ -225,8 +232,9 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_argument("--temperature", type=_not_negative, metavar="T", help="0: greedy (default: the recipe's)")
     serve.add_argument("--top-k", type=_positive, metavar="K", help="draw from the K likeliest tokens only")
     serve.add_argument("--top-p", type=_share, metavar="P", help="draw from the likeliest that have P together")
+    serve.add_argument("--memory", choices=_MEMORY, default="window", help="of a full row (default: window)")
     serve.add_argument(
-        "--memory", choices=("window", "sliding", "memory"), default="window", help="of a full row (default: window)"
+        "--prompt-tokens", type=_positive, metavar="N", help="of a demonstration (default: as in training)"
     )
     serve.add_argument("--seed", type=_natural, default=0, help="decides what is drawn (default 0)")
 

@@ -19,7 +19,14 @@ def run(arguments: argparse.Namespace) -> None:
     summary = evaluate(
         given[0],
         arguments.tasks,
-        Protocol(arguments.episodes, arguments.prompt, arguments.environments, seed=arguments.seed),
+        Protocol(
+            episodes=arguments.episodes,
+            prompt=arguments.prompt,
+            prompt_tokens=arguments.prompt_tokens,
+            memory=arguments.memory,
+            environments=arguments.environments,
+            seed=arguments.seed,
+        ),
         suites=[suite for word in arguments.suites for suite in word.split(",")] if arguments.suites else None,
         prompts=arguments.prompts,
         specialists=arguments.specialists,

@@ -10,6 +10,7 @@ import sys
 from gato.evaluation.demonstrations import run_directory
 from gato.inference.agent import Agent
 from gato.inference.sampling import Sampling
+from gato.inference.session import prompt_budget
 from gato.serving.limits import TOKEN_VARIABLE, Limits, ServeError, check_address, read_token
 from gato.training.setup import enable_compilation_cache
 
@@ -33,8 +34,10 @@ def run(arguments: argparse.Namespace) -> None:
         _say(f"warning: no token (--token-file, {TOKEN_VARIABLE}): every program on this machine may use the server")
     Sampling.of(arguments.temperature or 0.0, arguments.top_k, arguments.top_p)  # refused now, not when one connects
     enable_compilation_cache()
+    agent = Agent.from_checkpoint(arguments.checkpoint)
+    prompt_budget(agent.meta.length, arguments.memory, arguments.prompt_tokens)
     policy = Policy(
-        Agent.from_checkpoint(arguments.checkpoint),
+        agent,
         arguments.sessions,
         run_directory(arguments.checkpoint),
         arguments.seed,
@@ -42,6 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
         top_k=arguments.top_k,
         top_p=arguments.top_p,
         memory=arguments.memory,
+        prompt_tokens=arguments.prompt_tokens,
     )
     for source in arguments.warm:
         _say(f"compiling for {source}")

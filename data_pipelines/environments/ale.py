@@ -28,9 +28,10 @@ class GameEnvironment:
 
     Args:
       game: the package's name, e.g. "space_invaders".
+      max_steps: decisions until the episode is cut off.
     """
 
-    def __init__(self, game: str) -> None:
+    def __init__(self, game: str, max_steps: int = MAX_STEPS) -> None:
         self._ale_py = import_package("ale_py", "ale")
         self._ale_py.ALEInterface.setLoggerMode(self._ale_py.LoggerMode.Error)
         self._console = self._ale_py.ALEInterface()
@@ -41,7 +42,7 @@ class GameEnvironment:
         self._actions = self._console.getMinimalActionSet()
         image = LeafSpec("image", (HEIGHT, WIDTH, 3))
         self.spec = EpisodeSpec.of({"image": image}, LeafSpec("discrete", values=len(self._actions)))
-        self._steps = 0
+        self._steps, self._max_steps = 0, max_steps
 
     @property
     def ram(self) -> np.ndarray:
@@ -58,7 +59,7 @@ class GameEnvironment:
         reward = self._console.act(self._actions[int(action["action"])])
         self._steps += 1
         over = self._console.game_over()
-        return self._observation(), float(reward), over, self._steps >= MAX_STEPS and not over, {}
+        return self._observation(), float(reward), over, self._steps >= self._max_steps and not over, {}
 
     def frame(self) -> np.ndarray:
         return self._console.getScreenRGB()

@@ -1,8 +1,9 @@
 """Evaluates a checkpoint: the prompted agent in the simulators of its tasks, beside controls, random and expert.
 
 The protocol is the paper's (section 4.1): episodes on seeds that no demonstration used, each prompted with the
-beginning of a successful demonstration, scored between random and expert. What comes out stands in `results`; the
-same call goes on where an interrupted one stopped, job by job, with the same result.
+beginning of a successful demonstration, scored between random and expert. Prompts and memory are those of training
+unless `Protocol` says otherwise. What comes out stands in `results`; the same call goes on where an interrupted one
+stopped, job by job, with the same result.
 """
 
 from __future__ import annotations
@@ -27,19 +28,20 @@ from gato.evaluation.prompts import OF_EXPERT, PromptSource, find_prompts
 from gato.evaluation.results import Journal, refuse_loss, summarise_jobs, write_results
 from gato.evaluation.simulators import STEP_SECONDS
 from gato.inference.agent import Agent
+from gato.inference.session import prompt_budget
 from gato.tokenizers.errors import suggest
 from gato.training.checkpoint import find_checkpoint
 from gato.training.checkpoint_meta import SourceMeta
 from gato.training.run_directory import CONFIG_FILE
 from gato.training.setup import enable_compilation_cache
 
-PAPER_PROTOCOL = Protocol()
+DEFAULT_PROTOCOL = Protocol()
 
 
 def evaluate(
     checkpoint: Path | str,
     tasks: Sequence[str] | None = None,
-    protocol: Protocol = PAPER_PROTOCOL,
+    protocol: Protocol = DEFAULT_PROTOCOL,
     *,
     suites: Sequence[str] | None = None,
     prompts: Path | str | None = None,
@@ -74,16 +76,19 @@ def evaluate(
       What ``summary.json`` holds.
 
     Raises:
-      EvaluationError: nothing to play, or `out` holds results that would be lost: of tasks that are left out now, or of
-        another protocol.
+      EvaluationError: nothing to play, a protocol that contradicts itself, or `out` holds results that would be lost:
+        of tasks that are left out now, or of another protocol.
       CheckpointError, AgentError, StoreError, MissingSuiteError, UnknownTaskError: see there.
     """
     if protocol.episodes < 1:
         raise EvaluationError(f"episodes must be at least 1, got {protocol.episodes}")
+    if protocol.prompt == "none" and protocol.prompt_tokens is not None:
+        raise EvaluationError(f"prompt_tokens is {protocol.prompt_tokens}, but prompt 'none' shows nothing: drop one")
     started = time.monotonic()
     enable_compilation_cache()
     found, run = find_checkpoint(checkpoint).absolute(), run_directory(Path(checkpoint).absolute())
     agent, folder = worker_agent(found), results_folder(checkpoint, out)
+    prompt_budget(agent.meta.length, protocol.memory, protocol.prompt_tokens)  # refused before anything is played
     chosen = choose(agent, tasks, suites)
     refuse_loss(folder, {name for choice in chosen for name in (choice.source, choice.task)}, protocol)
     local = executor == "local"

@@ -40,8 +40,7 @@ def render(folder: Path, summary: Mapping[str, Any]) -> str:
     ]
     if summary["lost"]:
         tiles.append((f"{summary['lost']}", "episodes lost to failing environments"))
-    shown = "without a prompt" if protocol["prompt"] == "none" else f"shown the {protocol['prompt']} of a demonstration"
-    lead = f"Checkpoint {summary['checkpoint_step']:,}, {shown}, seed {summary['seed']}."
+    lead = f"Checkpoint {summary['checkpoint_step']:,}, {_deployment(protocol)}, seed {summary['seed']}."
     sections = [
         header("Evaluation", lead, tiles),
         domains_section(summary),
@@ -51,3 +50,15 @@ def render(folder: Path, summary: Mapping[str, Any]) -> str:
         how_section(summary) if summary["tasks"] else "",
     ]
     return page("Evaluation", sections)
+
+
+def _deployment(protocol: Mapping[str, Any]) -> str:
+    """What the agent was shown and, unless it remembered as in training, what it remembered with."""
+    if protocol["prompt"] == "none":
+        shown = "without a prompt"
+    elif protocol["prompt_tokens"] is None:
+        shown = f"shown the {protocol['prompt']} of a demonstration"
+    else:
+        shown = f"shown {protocol['prompt_tokens']:,} tokens of the {protocol['prompt']} of a demonstration"
+    memory = {"window": "", "sliding": ", sliding window", "memory": ", Transformer-XL memory"}
+    return shown + memory[protocol["memory"]]

@@ -27,6 +27,7 @@ from gato.evaluation.rollouts import Entry, Outcome, Seat, plan_seats, rollout
 from gato.evaluation.simulators import STEP_SECONDS, InProcess, InProcesses, Place, Simulators, make_environment
 from gato.evaluation.specialist import train_specialist
 from gato.inference.agent import Agent
+from gato.inference.memory import Mode
 from gato.tokenizers.text import TextTokenizer
 from gato.training.checkpoint_meta import SourceMeta
 
@@ -47,6 +48,9 @@ class Protocol:
     Attributes:
       episodes: of each task and control, from seeds that no demonstration used (the paper: 50).
       prompt: which end of a demonstration is shown (the paper: the beginning), or "none".
+      prompt_tokens: so many tokens of it (the paper: 1,024), in whole timesteps; None: as many as prompts had in
+        training.
+      memory: what a full row sees, see `gato.inference.memory`: as in training, or (the paper) Transformer-XL memory.
       environments: of a batch at most.
       documents: pictures to caption or to answer questions about, of each such source.
       seed: another seed, other episodes.
@@ -54,6 +58,8 @@ class Protocol:
 
     episodes: int = 50
     prompt: Literal["beginning", "end", "none"] = "beginning"
+    prompt_tokens: int | None = None
+    memory: Mode = "window"
     environments: int = ENVIRONMENTS
     documents: int = 200
     seed: int = 0
@@ -217,7 +223,9 @@ def _policies(job: PlayJob, work: Work, batches: Sequence[Sequence[Seat]]) -> It
             spec=spec,
             batch=len(seats),
             prompts=[prompts[seat.entry][seat.prompt % len(prompts[seat.entry])] for seat in seats],
+            prompt_tokens=work.protocol.prompt_tokens,
             prompt_part="end" if work.protocol.prompt == "end" else "beginning",
+            memory=work.protocol.memory,
         )
         yield ActingAgent(agent)
 

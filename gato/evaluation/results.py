@@ -173,8 +173,10 @@ def refuse_loss(folder: Path, names: set[str], protocol: Protocol) -> None:
             f"{folder}: holds results of {', '.join(lost[:3])}{' and more' if len(lost) > 3 else ''}, which this "
             "evaluation leaves out and would delete; give --out DIR for this one's"
         )
-    now, then = dataclasses.asdict(protocol), before.get("protocol", {})
-    changed = [f"{key} {then[key]} instead of {value}" for key, value in now.items() if then.get(key, value) != value]
+    now = dataclasses.asdict(protocol)
+    # What an older summary does not mention was then as it is by default.
+    then = {**dataclasses.asdict(Protocol()), **before["protocol"]} if "protocol" in before else now
+    changed = [f"{key} {then[key]} instead of {value}" for key, value in now.items() if then[key] != value]
     if changed:
         raise EvaluationError(
             f"{folder}: holds an evaluation with {', '.join(changed)}, which this one would replace; give --out DIR "

@@ -28,56 +28,28 @@ import numpy as np
 
 from gato.data_pipelines.environments.base import Action, Observation
 from gato.data_pipelines.episode import Episode
-from gato.inference import sampler
 from gato.inference.conditions import Conditions
 from gato.inference.decoder import Decoder
 from gato.inference.generate import generate
-from gato.inference.memory import MODES, Memory, Mode
+from gato.inference.memory import Memory, Mode
 from gato.inference.observations import split_actions, stack_observations
-from gato.inference.prompt import PromptPart, prompt_tokens
+from gato.inference.prompt import PromptPart, tokenize_prompt
 from gato.inference.sampling import Sampling
+from gato.inference.session import AgentError, Room, Session, check_layout, common_source, has_text
 from gato.inference.stream import TextStream
 from gato.model.layers import unrolled
 from gato.recipes.recipe import get_recipe
-from gato.tokenizers.errors import GatoError, SpecError, suggest
+from gato.tokenizers.errors import suggest
 from gato.tokenizers.sequence import SequenceTokenizer
 from gato.tokenizers.spec import EpisodeSpec
 from gato.tokenizers.text import TextTokenizer
 from gato.training.checkpoint import load_for_inference
 from gato.training.checkpoint_meta import CheckpointMeta, SourceMeta
 
-# Chunks of embodiments with text vary in length; rounding keeps the number of compiled shapes small.
-TEXT_ROUNDING = 16
+__all__ = ["Agent", "AgentError"]
 
-
-class AgentError(GatoError):
-    """The agent was asked for what its checkpoint or its state does not have."""
-
-
-@dataclasses.dataclass
-class _Session:
-    """What `reset` sets up for one batch of environments; lists and arrays have one entry a row."""
-
-    spec: EpisodeSpec
-    ranges: sampler.Ranges
-    prompt_timesteps: int | None
-    prompt_part: PromptPart
-    ragged: bool  # rows differ in length because the observation holds text
-    sampling: Sampling
-    memory: Memory
-    decoder: Decoder
-    conditions: Conditions
-    draws: np.ndarray  # uint32 [B, 2]: the row's seed, and how often it has acted with it
-    width: int = 0  # of the chunk that is read in the call that acts
-
-    @property
-    def rows(self) -> int:
-        return len(self.draws)
-
-
-def _memory_of(source: SourceMeta) -> tuple[Any, ...]:
-    """What environments of one batch must share."""
-    return source.spec, source.window_timesteps, source.prompt_timesteps
+# Tokens of text for which a timestep has room, so that it is read in one call.
+EXPECTED_TEXT = 32
 
 
 class Agent:
@@ -101,7 +73,7 @@ class Agent:
         self.logits: jax.Array | None = None
         self._key = jax.random.key(seed)
         self._seeds = 0  # given to rows so far
-        self._session: _Session | None = None
+        self._session: Session | None = None
 
     @classmethod
     def from_checkpoint(cls, path: Path | str, seed: int = 0) -> Agent:
@@ -134,6 +106,7 @@ class Agent:
         memory: Mode = "window",
         memory_tokens: int | None = None,
         window_timesteps: int | None = None,
+        prompt_tokens: int | None = None,
         prompt_part: PromptPart = "end",
         temperature: float | None = None,
         top_k: int | None = None,
@@ -146,8 +119,10 @@ class Agent:
             prompts.
           batch: number of environments; by default one for each prompt, or one.
           spec: of a new embodiment, instead of a source (or another spec for it).
-          prompts: for each environment a demonstration, or None. As many timesteps of it are shown as prompts had in
-            training.
+          prompts: for each environment a demonstration, or None.
+          prompt_tokens: as many whole timesteps of it are shown as these hold, at least one; in mode "window" at most
+            half a training row, in the others at most `memory_tokens`. By default what prompts had in training: as many
+            timesteps, in half a row.
           prompt_part: which end of it. Half of training's prompts are the end of an episode, and it shows the goal; the
             paper shows the beginning.
           sources: for each environment its source, where tasks of one embodiment are played in one batch.
@@ -167,63 +142,43 @@ class Agent:
           SamplingError: temperature, top_k or top_p is no way to draw.
           SpecError, VocabularyError: the tokenizer cannot hold this action space.
         """
+        batch = batch or len(sources or prompts or [None])
         if sources is None and source is not None:
-            sources = [source] * (batch or (len(prompts) if prompts is not None else 1))
-        metas = [self.source(name)[1] for name in sources or ()]
-        if not metas and spec is None:
-            raise AgentError("reset needs the name of a source, or the spec of a new embodiment: reset(spec=...)")
-        batch = batch or len(metas) or (len(prompts) if prompts is not None else 1)
-        for name, values in (
-            ("sources", metas or None),
-            ("prompts", prompts),
-            ("targets", targets),
-            ("seeds", seeds),
-        ):
+            sources = [source] * batch
+        for name, values in (("sources", sources), ("prompts", prompts), ("targets", targets), ("seeds", seeds)):
             if values is not None and len(values) != batch:
                 raise AgentError(f"reset: {len(values)} {name} for {batch} environments")
-        spec = spec or metas[0].spec
-        first = metas[0] if metas else SourceMeta(spec)
-        for name, meta in zip(sources or (), metas, strict=True):
-            if _memory_of(meta) != _memory_of(first):
-                raise AgentError(
-                    f"reset: {name!r} and the first source differ in spec, window or prompt length: use two batches"
-                )
-        if spec.kind != "control" or not spec.actions:
-            raise AgentError(f"source {source or 'of this spec'!r} has no actions; text is written by `generate`")
-        layout = self.meta.layout
-        if layout.timestep[-1] != "action":
-            raise SpecError(
-                f"layout part {layout.timestep[-1]!r} stands after the action, where its value is not known while "
-                "acting; let it stand before the next observation"
-            )
-        ranges = tuple((int(lo), int(hi)) for lo, hi in self.tokenizer.action_ranges(spec))
-        window = first.window_timesteps if window_timesteps is None else window_timesteps
-        if window is not None and window < 1:
-            raise AgentError(f"reset: window_timesteps must be at least 1, got {window}")
-        if memory not in MODES:
-            raise AgentError(f"reset: memory is one of {', '.join(MODES)}; got {memory!r}")
-        if memory != "window" and window_timesteps is not None:
-            raise AgentError(f"reset: window_timesteps belongs to memory='window', not to {memory!r}")
-        length = self.meta.length if memory_tokens is None else memory_tokens
-        step = self.tokenizer.tokens_per_timestep(spec)  # texts are not known yet; the decoder makes room for them
-        if length < step:
-            raise AgentError(f"reset: memory_tokens must be at least {step}, one timestep of this spec; got {length}")
-        tokens = length
-        if memory == "window" and window is not None:
-            longest_prompt = min(length // 2, (first.prompt_timesteps or length) * step)
-            tokens = min(length, longest_prompt + window * step)
-        statistics = [meta.statistics for meta in metas] or [{}] * batch
-        self._session = _Session(
-            spec=spec,
-            ranges=ranges,
-            prompt_timesteps=first.prompt_timesteps,
+        metas = [self.source(name)[1] for name in sources or ()]
+        common = common_source(sources or (), metas, spec)
+        check_layout(self.meta.layout)
+        ranges = tuple((int(lo), int(hi)) for lo, hi in self.tokenizer.action_ranges(common.spec))
+        room = Room.of(
+            common,
+            self.meta.length,
+            self.tokenizer.tokens_per_timestep(common.spec),
+            memory=memory,
+            memory_tokens=memory_tokens,
+            window_timesteps=window_timesteps,
+            prompt_tokens=prompt_tokens,
             prompt_part=prompt_part,
-            ragged=any(leaf.modality == "text" for leaf in spec.observations.values()),
-            sampling=Sampling.of(
-                self.recipe.decoding.control_temperature if temperature is None else temperature, top_k, top_p
+        )
+        if temperature is None:
+            temperature = self.recipe.decoding.control_temperature
+        statistics = [meta.statistics for meta in metas] or [{}] * batch
+        self._session = Session(
+            source=common,
+            ranges=ranges,
+            prompts=room.prompts,
+            sampling=Sampling.of(temperature, top_k, top_p),
+            memory=Memory(batch, memory, room.tokens, room.window, len(ranges), self.meta.vocabulary.padding),
+            decoder=Decoder(
+                self.meta.model,
+                self.params,
+                batch,
+                room.expected,
+                ring=memory == "memory",
+                timestep=self.tokenizer.tokens_per_timestep(common.spec, EXPECTED_TEXT * has_text(common.spec)),
             ),
-            memory=Memory(batch, memory, length, window, len(ranges), self.meta.vocabulary.padding),
-            decoder=Decoder(self.meta.model, self.params, batch, tokens, ring=memory == "memory", timestep=step),
             conditions=Conditions([self.recipe.conditioning(values) for values in statistics]),
             draws=np.zeros((batch, 2), np.uint32),
         )
@@ -260,20 +215,13 @@ class Agent:
         conditioning = None
         if source is not None:
             meta = self.source(source)[1]
-            if (meta.spec, meta.prompt_timesteps) != (session.spec, session.prompt_timesteps):
+            if (meta.spec, meta.prompt_timesteps) != (session.source.spec, session.source.prompt_timesteps):
                 raise AgentError(f"begin: {source!r} and the batch differ in spec or prompt length: use another batch")
             conditioning = self.recipe.conditioning(meta.statistics)
         tokens = None
         if prompt is not None:
-            tokens = prompt_tokens(
-                prompt,
-                self.recipe.derive(prompt),
-                self.tokenizer,
-                session.spec,
-                session.prompt_timesteps,
-                self.meta.length // 2,
-                session.prompt_part,
-            )
+            derived = self.recipe.derive(prompt)
+            tokens = tokenize_prompt(prompt, derived, self.tokenizer, session.source.spec, session.prompts)
         session.memory.begin(row, tokens)
         session.conditions.begin(row, target, conditioning)
         session.draws[row] = self._seeds if seed is None else seed, 0
@@ -308,29 +256,26 @@ class Agent:
           SpecError: an observation does not match the spec. The message names the leaf. No row has changed then.
         """
         session = self._active()
-        memory = session.memory
+        spec, memory = session.source.spec, session.memory
         if len(observations) != session.rows:
             raise AgentError(f"act: {len(observations)} observations for {session.rows} environments")
         rows = np.array([row for row, observation in enumerate(observations) if observation is not None], np.int32)
         actions: list[Action | None] = [None] * session.rows
         if not len(rows):
             return actions
-        stacked = stack_observations(observations, session.spec)
+        stacked = stack_observations(observations, spec)
         conditions = self._conditions(session, rows, rewards)
         derived = {name: conditions.leaf(name, rows) for name in self.meta.layout.derived}
-        prefix = self.tokenizer.tokenize(stacked, None, session.spec, derived)
+        prefix = self.tokenizer.tokenize(stacked, None, spec, derived)
         # Only now that nothing was refused: the same call with a mended observation counts the rewards once.
         session.conditions = conditions
         memory.observe(rows, prefix)
-        # The last action's last token was sampled, but is not in the cache yet; a first timestep has none.
-        longest = 1 + int(np.diff(prefix.timestep_starts).max())
-        session.width = max(session.width, _round_up(longest, TEXT_ROUNDING) if session.ragged else longest)
         ids, self.logits = session.decoder.act(
-            memory, rows, session.width, session.ranges, self._key, session.draws[rows], session.sampling
+            memory, rows, session.width(prefix), session.ranges, self._key, session.draws[rows], session.sampling
         )
         memory.acted(rows, ids)
         session.draws[rows, 1] += 1
-        chosen = split_actions(self.tokenizer.decode_actions(ids, session.spec), len(rows))
+        chosen = split_actions(self.tokenizer.decode_actions(ids, spec), len(rows))
         for row, action in zip(rows.tolist(), chosen, strict=True):
             actions[row] = action
         return actions
@@ -406,13 +351,13 @@ class Agent:
     def _text_sampling(self, temperature: float | None, top_k: int | None, top_p: float | None) -> Sampling:
         return Sampling.of(self.recipe.decoding.text_temperature if temperature is None else temperature, top_k, top_p)
 
-    def _active(self) -> _Session:
+    def _active(self) -> Session:
         if self._session is None:
             raise AgentError("act before reset: agent.reset(source, batch=...) says which embodiment")
         return self._session
 
     def _conditions(
-        self, session: _Session, rows: np.ndarray, rewards: Sequence[float | None] | np.ndarray | None
+        self, session: Session, rows: np.ndarray, rewards: Sequence[float | None] | np.ndarray | None
     ) -> Conditions:
         """The session's conditions after the rewards of those of the ``rows`` that have acted before."""
         if not self.meta.layout.derived:
@@ -423,7 +368,3 @@ class Agent:
         if len(known) < len(acted):
             raise AgentError(f"recipe {self.meta.recipe!r} conditions on rewards: act(observations, rewards=...)")
         return session.conditions.after(acted, known)
-
-
-def _round_up(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple

@@ -17,6 +17,7 @@ from gato.data_pipelines.environments.base import Action, Observation
 from gato.data_pipelines.episode import Episode
 from gato.evaluation.demonstrations import open_demonstrations
 from gato.inference.agent import Agent
+from gato.inference.session import batch_key
 from gato.serving.requests import OpenRequest, RequestError, read_prompt
 from gato.tokenizers.errors import GatoError
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
@@ -149,7 +150,7 @@ class Policy:
     def _pool(self, name: str, meta: SourceMeta) -> _Pool:
         """The batch of this embodiment; a new one takes the memory of those that nobody uses."""
         for pool in self._pools:
-            if _memory_of(pool.meta) == _memory_of(meta):
+            if batch_key(pool.meta) == batch_key(meta):
                 return pool
         self._pools = [pool for pool in self._pools if len(pool.free) < self._rows]
         agent = Agent(self._agent.params, self.meta, self._seed)
@@ -198,8 +199,3 @@ def blank(spec: EpisodeSpec) -> Observation:
         return "" if leaf.modality == "text" else np.zeros(leaf.shape, dtype)
 
     return {path: zero(leaf) for path, leaf in spec.observations.items()}
-
-
-def _memory_of(meta: SourceMeta) -> tuple[Any, ...]:
-    """What sessions of one batch share."""
-    return meta.spec, meta.window_timesteps, meta.prompt_timesteps

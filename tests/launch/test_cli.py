@@ -62,6 +62,8 @@ def test_help_does_not_import_the_heavy_packages() -> None:
         (["evaluate", "x", "--episodes", "0"], "'0' is no whole number >= 1"),
         (["evaluate"], "name one run or checkpoint"),
         (["evaluate", "x", "--prompt", "begining"], "did you mean 'beginning'?"),
+        (["evaluate", "x", "--memory=memry"], "did you mean 'memory'?"),
+        (["evaluate", "x", "--prompt-tokens=0"], "'0' is no whole number >= 1"),
         (["collect", "--processes", "0", "--out", "x"], "'0' is no whole number >= 1"),
         (["train", "--config", "x.py", "--out"], "--out"),
         (["train", "--config=gato_97m", "--out", "x"], "did you mean 'gato_79m'?"),

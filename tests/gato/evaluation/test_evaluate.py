@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -86,9 +87,46 @@ def test_a_full_evaluation_is_not_replaced_by_a_partial_one(run, tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     with pytest.raises(EvaluationError, match=r"with episodes 1 instead of 2, prompt beginning instead of end, which"):
         evaluate(run, list(TASKS), **settings | {"protocol": Protocol(2, "end")})
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    del summary["protocol"]["memory"]  # as versions wrote it that had one memory only
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(EvaluationError, match="with memory window instead of memory, which"):
+        evaluate(run, list(TASKS), **settings | {"protocol": Protocol(1, memory="memory")})
     (tmp_path / "summary.json").write_text("{")
     with pytest.raises(EvaluationError, match=r"summary\.json: is no evaluation's summary"):
         evaluate(run, list(TASKS), **settings)
+
+
+def test_the_papers_deployment_shows_a_long_prompt_and_acts_with_memory(run, tmp_path):
+    """A prompt of a whole training row, Transformer-XL memory: said in the summary, seen by the network."""
+    entropies = {}
+    for name, protocol in {
+        "training": Protocol(2),
+        "paper": Protocol(2, prompt_tokens=128, memory="memory"),
+        "short": Protocol(2, memory="memory"),
+    }.items():
+        summary = evaluate(run, ["toy/match"], protocol, out=tmp_path / name, **HERE)
+        assert summary["protocol"] == dataclasses.asdict(protocol)
+        entropies[name] = summary["tasks"]["toy/match"]["entropy"]
+    assert len(set(entropies.values())) == 3
+
+
+@pytest.mark.parametrize(
+    ("protocol", "error", "message"),
+    [
+        (
+            Protocol(prompt_tokens=129, memory="memory"),
+            AgentError,
+            "prompt_tokens is 129, but memory='memory' takes at",
+        ),
+        (Protocol(prompt_tokens=65), AgentError, "at most 64; memory='memory' takes up to 128"),
+        (Protocol(prompt="none", prompt_tokens=64), EvaluationError, "prompt_tokens is 64, but prompt 'none' shows"),
+    ],
+)
+def test_a_protocol_that_cannot_be_is_refused_before_anything_is_played(run, tmp_path, protocol, error, message):
+    with pytest.raises(error, match=message):
+        evaluate(run, ["toy/match"], protocol, out=tmp_path / "here", **HERE)
+    assert not (tmp_path / "here").exists()
 
 
 def test_real_simulators_are_played_the_same_in_any_number_of_processes(untrained_run, tmp_path):

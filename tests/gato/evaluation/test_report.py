@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 
 from gato.evaluation.evaluation_page import write_evaluation_page
+from gato.evaluation.jobs import Protocol
 from gato.evaluation.report import ReportError, render, write_report
 from gato.evaluation.report_charts import Score, duration, line_chart, number, score_bars, smooth
 from gato.evaluation.report_pictures import describe_tokens, png_uri, token_picture, write_gif
@@ -143,7 +145,7 @@ def test_the_page_of_an_evaluation_is_whole_and_shows_the_paper_and_what_failed(
         entry |= {"failures": {}, "lost": 0, "entropy": 3.21, "mean_steps": 7.0, "prompt": "held out <from> training"}
     tasks["sokoban/7x7-1box"] |= {"failures": {"crashed": 2}, "lost": 1, "lost_because": "hung: no answer within 5 s"}
     summary = summarise(tasks, episodes) | {"failures": {"crashed": 2}, "lost": 1, "checkpoint_step": 4000, "seed": 3}
-    summary["protocol"] = {"prompt": "beginning"}
+    summary["protocol"] = dataclasses.asdict(Protocol(prompt_tokens=1024, memory="memory"))
     page = write_evaluation_page(run / "evaluation", summary).read_text()
     parsed = Page(page)
     assert parsed.open == []
@@ -158,6 +160,7 @@ def test_the_page_of_an_evaluation_is_whole_and_shows_the_paper_and_what_failed(
     assert "2 crashed" in page
     assert "1 lost: hung: no answer within 5 s" in page
     assert "held out &lt;from&gt; training" in page
+    assert "shown 1,024 tokens of the beginning of a demonstration, Transformer-XL memory, seed 3" in page
     assert "3.21" in page
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gato.data_pipelines.episode import Episode
+from gato.inference import sampler
 from gato.inference.agent import AgentError
 from gato.tokenizers.errors import SpecError, VocabularyError
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
@@ -233,3 +237,70 @@ def test_a_prompt_shows_the_beginning_or_the_end_of_a_demonstration(
         logits.append(np.asarray(agent.logits))
     np.testing.assert_array_equal(logits[0], logits[1])
     assert not np.array_equal(logits[0], logits[2])
+
+
+@pytest.mark.parametrize("memory", ["window", "sliding", "memory"])
+@pytest.mark.parametrize(
+    ("name", "part", "tokens"),
+    [("arm/reach", "end", 45), ("arm/reach", "beginning", 53), ("grid/reader", "beginning", 45)],
+)
+def test_so_many_tokens_of_a_demonstration_are_what_the_network_sees(
+    make_agent, kinds, observe_spec, demonstration, full_logits, tokens_of, name, part, tokens, memory
+):
+    agent, spec = make_agent(window=1), kinds[name]
+    prompt = demonstration(spec, 12, seed=1)
+    told = [
+        tuple({path: values[t] for path, values in leaves.items()} for leaves in (prompt.observations, prompt.actions))
+        for t in range(len(prompt))
+    ]
+    from_part = told if part == "beginning" else told[::-1]
+    fits = max(n for n in range(13) if n == 0 or len(tokens_of(agent, spec, from_part[:n])) <= tokens)
+    assert fits == 5 if name == "arm/reach" else 1 < fits < 12
+    shown = told[:fits] if part == "beginning" else told[-fits:]
+    observation = observe_spec(spec, np.random.default_rng(7))
+    agent.reset(name, prompts=[prompt], memory=memory, prompt_tokens=tokens, prompt_part=part)
+    (action,) = agent.act([observation])
+    for token, logits in enumerate(full_logits(agent, spec, None, shown, observation, action)):
+        np.testing.assert_allclose(np.asarray(agent.logits[0, token, : len(logits)]), logits, atol=1e-5)
+
+
+@pytest.fixture
+def widths(monkeypatch):
+    """Tokens of the chunk that each call that acts has read."""
+    seen, call = [], sampler.extend_and_act
+
+    def watched(config, ranges, params, cache, index, lengths, tokens, *rest):
+        seen.append(tokens["ids"].shape[1])
+        return call(config, ranges, params, cache, index, lengths, tokens, *rest)
+
+    monkeypatch.setattr(sampler, "extend_and_act", watched)
+    return seen
+
+
+def test_a_long_text_widens_the_call_that_reads_it_and_no_other(make_agent, kinds, observe_spec, widths, caplog):
+    agent = make_agent(window=1)
+    short = observe_spec(kinds["grid/reader"], np.random.default_rng(0)) | {"mission": "go"}
+    long = short | {"mission": "open the purple door now " * 6}
+
+    def play():
+        logits = []
+        agent.reset("grid/reader", batch=1, seeds=[0])
+        for observation in (short, long, short):
+            agent.act([observation])
+            logits.append(np.asarray(agent.logits))
+        return logits
+
+    before, _, after = play()
+    assert widths[0] == widths[2] == 16 < widths[1]
+    np.testing.assert_allclose(after, before, atol=1e-5)  # a window of one timestep: nothing else has changed
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        play()
+    assert not [record for record in caplog.records if record.getMessage().startswith("Compiling")]
+
+
+def test_without_text_every_call_is_as_wide_as_its_tokens(make_agent, kinds, observe_spec, widths):
+    agent, rng = make_agent(window=1), np.random.default_rng(0)
+    agent.reset("arm/reach", batch=1)
+    for _ in range(3):
+        agent.act([observe_spec(kinds["arm/reach"], rng)])
+    assert set(widths) == {1 + 5 + 1}  # the last action's last token, five values, the separator

@@ -13,25 +13,34 @@ from gato.model.transformer import GatoModel
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
 from gato.tokenizers.token_sequence import ACTION_POSITION, concatenate
 
-STEPS = 260  # of nine tokens
-SPAN = 50
+STEP = 9  # tokens of a timestep
+STEPS = 260
+SHOWN = 6  # timesteps of a prompt that fills the memory
+SPAN = SHOWN * STEP + 4
 TOLERANCE = 1e-5
 
 
 def play(agent, kinds, observe_spec, demonstration, mode, tokens_of, steps=STEPS):
-    """What two rows (one prompted) saw and did, as tokens [T] each, and the logits of every step [steps, 2, A, W]."""
+    """What three rows saw and did, as tokens [T] each, and the logits of every step [steps, 3, A, W].
+
+    The prompt of the first fills the memory, that of the second does not, the third has none.
+    """
     spec, rng = kinds["arm/reach"], np.random.default_rng(0)
-    prompt = demonstration(spec, 2, seed=1)
-    agent.reset("arm/reach", prompts=[prompt, None], memory=mode, memory_tokens=SPAN)
-    told, logits = ([], []), []
+    prompts = [demonstration(spec, 20, seed=1), demonstration(spec, 2, seed=2)]
+    options = {"memory": mode, "memory_tokens": SPAN, "prompt_tokens": SPAN, "prompt_part": "beginning"}
+    agent.reset("arm/reach", prompts=[*prompts, None], **options)
+    told, logits = ([], [], []), []
     for _ in range(steps):
-        observations = [observe_spec(spec, rng) for _ in range(2)]
+        observations = [observe_spec(spec, rng) for _ in told]
         for row, action in enumerate(agent.act(observations)):
             told[row].append((observations[row], action))
         logits.append(np.asarray(agent.logits))
-    shown = agent.tokenizer.tokenize(prompt.observations, prompt.actions, spec, {})
     rows = [tokens_of(agent, spec, timesteps) for timesteps in told]
-    return [concatenate([shown, rows[0]]), rows[1]], np.stack(logits)
+    for row, prompt in enumerate(prompts):
+        demonstrated = agent.tokenizer.tokenize(prompt.observations, prompt.actions, spec, {})
+        rows[row] = concatenate([demonstrated.slice(0, min(len(prompt), SHOWN)), rows[row]])
+    assert [len(row) for row in rows] == [(SHOWN + STEPS) * STEP, (2 + STEPS) * STEP, STEPS * STEP]
+    return rows, np.stack(logits)
 
 
 def assert_same(agent, spec, got_ABW, hidden_AD):
@@ -124,6 +133,28 @@ def banded_forward(config, params, sequence, span):
         gate = gate / 2 * (1 + np.tanh((2 / np.pi) ** 0.5 * (gate + 0.044715 * gate**3)))
         x_TD = x_TD + (gate * (h_TD @ weights["value"])) @ weights["down"]
     return norm(x_TD, params["norm"]["scale"])
+
+
+@pytest.mark.parametrize("mode", ["sliding", "memory"])
+def test_an_episode_begins_anew_behind_a_prompt_that_fills_the_memory(
+    make_agent, kinds, observe_spec, demonstration, mode
+):
+    agent, spec, rng = make_agent(), kinds["arm/reach"], np.random.default_rng(0)
+    sizes = {"memory_tokens": SHOWN * STEP, "prompt_tokens": SHOWN * STEP}
+    agent.reset("arm/reach", prompts=[demonstration(spec, 9, seed=1)], memory=mode, **sizes)
+    seen = [observe_spec(spec, rng) for _ in range(30)]  # a ring of this memory has come round
+
+    def play(observations):
+        agent.restart([0], seeds=[1])
+        logits = []
+        for observation in observations:
+            agent.act([observation])
+            logits.append(np.asarray(agent.logits))
+        return np.stack(logits)
+
+    first = play(seen)
+    np.testing.assert_allclose(play(seen[:8]), first[:8], atol=TOLERANCE)
+    assert np.abs(first[0] - first[1]).max() > 100 * TOLERANCE
 
 
 @pytest.mark.parametrize("mode", ["window", "sliding", "memory"])

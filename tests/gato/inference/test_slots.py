@@ -140,3 +140,13 @@ def test_mistakes_are_named(make_agent):
         agent.reset(SPEC, memory="memory", window_timesteps=3)
     with pytest.raises(AgentError, match="at least 9, one timestep"):
         agent.reset(SPEC, memory="sliding", memory_tokens=8)
+    with pytest.raises(
+        AgentError, match="is 129, but memory='window' takes at most 128; memory='memory' takes up to 256"
+    ):
+        agent.reset(SPEC, prompt_tokens=129)
+    with pytest.raises(AgentError, match="prompt_tokens is 41, but memory='sliding' takes at most 40"):
+        agent.reset(SPEC, memory="sliding", memory_tokens=40, prompt_tokens=41)
+    with pytest.raises(AgentError, match="prompt_tokens must be at least 1, got 0"):
+        agent.reset(SPEC, prompt_tokens=0)
+    with pytest.raises(AgentError, match="prompt_part is one of end, beginning; got 'middle'"):
+        agent.reset(SPEC, prompt_part="middle")

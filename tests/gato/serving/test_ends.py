@@ -82,6 +82,12 @@ def test_a_server_that_cannot_start_says_why(options, message, tmp_path, monkeyp
     assert len(error) <= 2
 
 
+def test_a_prompt_that_the_memory_cannot_hold_is_refused_at_the_start(run, capsys, monkeypatch):
+    monkeypatch.setenv("GATO_TOKEN", "0123456789abcdef")
+    assert cli.main(["serve", f"--checkpoint={run}", "--port=0", "--memory=memory", "--prompt-tokens=129"]) == 2
+    assert "prompt_tokens is 129, but memory='memory' takes at most 128" in capsys.readouterr().err
+
+
 def test_the_address_in_use_is_said(run, server, capsys, monkeypatch):
     monkeypatch.setenv("GATO_TOKEN", "0123456789abcdef")
     assert cli.main(["serve", f"--checkpoint={run}", f"--port={server.port}"]) == 2
