@@ -16,7 +16,6 @@ the same, and the step times compare the two. *MFU* is against the data sheet, w
 from __future__ import annotations
 
 import argparse
-import functools
 import itertools
 import os
 import resource
@@ -34,19 +33,17 @@ import numpy as np
 from result_file import write_result
 
 from gato import sharding
-from gato.model import attention
+from gato.data_pipelines.mixture import SourceConfig
 from gato.model.config import ModelConfig
 from gato.model.presets import preset
-from gato.model.transformer import GatoModel, init_params
+from gato.model.transformer import GatoModel
 from gato.tokenizers.layout import KINDS
 from gato.tokenizers.vocabulary import Vocabulary
-from gato.training.flops import peak_flops, train_flops
+from gato.training.config import TrainConfig
+from gato.training.flops import batch_flops, peak_flops
 from gato.training.loss import LossSums, dense_loss
-from gato.training.optimizer import OptimizerConfig, learning_rate_schedule, make_optimizer
-from gato.training.step import TrainState, batch_loss, make_train_step
-
-OPTIMIZER = OptimizerConfig()
-STEPS = 1_000_000
+from gato.training.step import TrainState, batch_loss
+from gato.training.steps import make_steps
 
 
 def make_batch(
@@ -98,7 +95,7 @@ def make_batch(
 
 
 def dense_batch_loss(
-    model: GatoModel, params: Any, batch: Any, rngs: dict[str, jax.Array], *, vocabulary_size: int, sources: int
+    model: GatoModel, params: Any, batch: Any, rngs: Any = None, *, vocabulary_size: int, sources: int
 ) -> LossSums:
     """What every open Gato does: logits everywhere, masked afterwards."""
     hidden_BLD: Any = model.apply(params, batch, train=True, rngs=rngs)
@@ -132,39 +129,47 @@ class Ceiling:
 
 
 class Case:
-    """One compiled training step on one batch, on a mesh."""
+    """The trainer's own step, compiled for one batch on a mesh."""
 
     def __init__(
-        self, config: ModelConfig, batch: dict[str, np.ndarray], head: str = "sparse", mesh: Any = None, **options: Any
+        self,
+        model: ModelConfig,
+        batch: dict[str, np.ndarray],
+        head: str = "sparse",
+        mesh: Any = None,
+        accumulate: int = 1,
     ) -> None:
         self.mesh = mesh if mesh is not None else sharding.make_mesh(1, 1, 1, devices=jax.devices()[:1])
-        self.config, rows, length = config, *batch["ids"].shape
-        self.tokens, targets = rows * length, batch["target_index"].size
-        self.flops = train_flops(config, rows, length, targets, int((batch["patch_index"] >= 0).sum()))
+        self.model, (self.rows, self.length) = model, batch["ids"].shape
+        self.tokens, self.flops = self.rows * self.length, batch_flops(model, batch)
         self.batch = jax.device_put(batch, sharding.batch_sharding(self.mesh))
-        model = GatoModel(config, self.mesh)
-        function = {"sparse": batch_loss, "dense": dense_batch_loss}[head]
-        loss = functools.partial(function, model, vocabulary_size=Vocabulary().size, sources=1)
-        optimizer = make_optimizer(OPTIMIZER, STEPS)
-        schedule = learning_rate_schedule(OPTIMIZER, STEPS)
-
-        def create() -> TrainState:
-            params = init_params(config, jax.random.key(0))
-            return TrainState(jnp.int32(0), params, optimizer.init(params))
-
-        self.abstract = jax.eval_shape(create)
-        places = sharding.state_shardings(self.abstract, sharding.param_shardings(config, self.mesh), self.mesh)
-        self._create = jax.jit(create, out_shardings=places)
-        on_cpu = attention.platform(self.mesh) == "cpu"
-        step = make_train_step(loss, optimizer, schedule, seed=0, unroll_patches=on_cpu, **options)
+        source = SourceConfig("none")  # nothing is read
+        config = TrainConfig(model, (source,), batch_size=self.rows, length=self.length, accumulate=accumulate)
+        loss = {"sparse": batch_loss, "dense": dense_batch_loss}[head]
+        steps = make_steps(config, self.mesh, vocabulary_size=Vocabulary().size, sources=1, loss=loss)
+        self.abstract = jax.eval_shape(steps.create_state)
+        self._create = jax.jit(steps.create_state, out_shardings=steps.state_shardings)
         began = time.perf_counter()
-        whole = sharding.replicated(self.mesh)
-        jitted = jax.jit(step, in_shardings=(places, None), out_shardings=(places, whole), donate_argnums=0)
-        self._step = jitted.lower(self.abstract, self.batch).compile()
+        self._step = steps.train_step.lower(self.abstract, self.batch).compile()  # type: ignore[attr-defined]
         self.compile_seconds = time.perf_counter() - began
         memory = self._step.memory_analysis()
         self.bytes = memory.argument_size_in_bytes + memory.temp_size_in_bytes
         self.best = float("inf")
+
+    def row(self) -> dict[str, Any]:
+        """What was measured, and on what, as JSON values."""
+        return {
+            "layers": self.model.layers,
+            "position": self.model.position,
+            "dtype": self.model.dtype,
+            "batch": self.rows,
+            "length": self.length,
+            "mesh": dict(self.mesh.shape),
+            "compile_seconds": self.compile_seconds,
+            "step_seconds": self.best,
+            "tokens_per_second": self.tokens / self.best,
+            "memory_bytes_per_device": self.bytes,
+        }
 
     def initial(self) -> TrainState:
         return self._create()
@@ -236,18 +241,13 @@ def main() -> None:
             rows.append(
                 {
                     "preset": name,
-                    "layers": config.layers,
-                    "position": position,
                     "head": head,
                     "targets": share,
-                    "compile_seconds": case.compile_seconds,
-                    "step_seconds": case.best,
-                    "tokens_per_second": case.tokens / case.best,
+                    **case.row(),
                     "flops_per_second_per_device": rate,
                     "share_of_ceiling": rate / ceiling.best,
                     "ceiling_flops": ceiling.best,
                     "mfu": rate / peak if peak else None,
-                    "memory_bytes_per_device": case.bytes,
                 }
             )
             print(

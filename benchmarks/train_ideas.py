@@ -5,7 +5,8 @@
 
 The work: rows of which 20 % are image patches and every fourth token has a target, about the paper's mixture. On a CPU
 everything runs on one thread of one core. *times* is the step time over that of the first line, so above 1 the change
-costs and the idea brings; the best of the repeats counts.
+costs and the idea brings. Every round runs all of them once, and the best round of each counts; one round alone could
+not tell what an idea brings from a slow minute of the machine.
 """
 
 from __future__ import annotations
@@ -87,13 +88,7 @@ def main() -> None:
     print(f"{'':50}  compile s  step s  times  memory GB")
     rows: list[dict[str, Any]] = []
     for name, case in built.items():
-        row = {
-            "case": name,
-            "compile_seconds": case.compile_seconds,
-            "step_seconds": case.best,
-            "times": case.best / first.best,
-            "memory_bytes": case.bytes,
-        }
+        row = {"preset": args.preset, "case": name, **case.row(), "times": case.best / first.best}
         rows.append(row)
         print(f"{name:50}  {case.compile_seconds:9.1f}  {case.best:6.2f}  {row['times']:5.2f}  {case.bytes / 1e9:9.1f}")
     write_json(args.json, rows)

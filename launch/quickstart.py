@@ -32,6 +32,7 @@ from gato.launch.scores import print_scores
 from gato.tokenizers import text as text_tokenizer
 from gato.tokenizers.errors import GatoError
 from gato.training.config import TrainConfig
+from gato.training.run_lock import only_one
 
 DEFAULT_BUDGET = 1140.0  # seconds; `--budget` of the command line. The installation takes the twentieth minute.
 PIECES = 2048
@@ -191,9 +192,10 @@ def collected_texts(folder: Path) -> Iterator[str]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs or continues the quickstart; returns the exit status of an interruption, else 0."""
-    quickstart = Quickstart(arguments.out, arguments.budget, arguments.seed)
     try:
-        quickstart.run()
+        with only_one(arguments.out, "quickstart"):
+            quickstart = Quickstart(arguments.out, arguments.budget, arguments.seed)
+            quickstart.run()
     except Stopped as stopped:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return stopped.status

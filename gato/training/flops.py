@@ -7,6 +7,10 @@ here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
+
 from gato.model.config import ModelConfig
 from gato.planning import chips
 
@@ -50,6 +54,18 @@ def forward_flops(config: ModelConfig, rows: int, length: int, targets: int, pat
 def train_flops(config: ModelConfig, rows: int, length: int, targets: int, patches: int = 0) -> float:
     """FLOPs of a training step: the backward pass costs twice the forward pass; recomputation does not count."""
     return 3.0 * sum(forward_flops(config, rows, length, targets, patches).values())
+
+
+def batch_flops(config: ModelConfig, batch: Mapping[str, np.ndarray]) -> float:
+    """`train_flops` of a batch (see `gato.data_pipelines.collate`), or of a process's part of one.
+
+    Targets and patches count as many as there are; what else their buffers have room for is no useful work, though it
+    is computed.
+    """
+    rows, length = batch["ids"].shape
+    groups = len(batch["patches"])
+    patches = int(batch["patch_index"].reshape(groups, -1).max(axis=1).sum()) + groups  # numbered from 0 in each
+    return train_flops(config, rows, length, np.count_nonzero(batch["target_weight"]), patches)
 
 
 def _patch_flops(config: ModelConfig) -> int:

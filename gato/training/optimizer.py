@@ -105,6 +105,12 @@ def decay_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
+def schedule_step(opt_state: Any) -> jax.Array:
+    """int32 []: the step that the learning rate of the next update goes by, from the state of `make_optimizer`'s
+    transformation. A skipped step leaves it where it was."""
+    return optax.tree.get(opt_state, "ScaleByScheduleState").count
+
+
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """Clipping by global norm, then AdamW with the schedule and the decay mask."""
     return optax.chain(

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from gato.tokenizers.errors import GatoError
 from gato.training.config import ConfigError, TrainConfig
 
 CONFIG_FILE = "config.json"
@@ -42,8 +43,7 @@ def prepare(run_dir: Path, config: TrainConfig) -> None:
     path = run_dir / CONFIG_FILE
     new = _with_places(config.to_json(), lambda place: _portable(place, run_dir))
     if path.exists():
-        old = _read(path)
-        differences = config_differences(old, new)
+        differences = config_differences(_completed(_read(path)), new)
         if differences:
             raise ConfigError(
                 f"{run_dir} holds a run with another configuration; give another run directory, or the saved values to "
@@ -68,6 +68,17 @@ def _read(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}: not JSON ({error}); restore the file that training wrote") from error
+
+
+def _completed(data: dict[str, Any]) -> dict[str, Any]:
+    """A saved configuration with the default of every field that the version that wrote it did not have yet.
+
+    So a new field's default has to mean what was done before there was the field.
+    """
+    try:
+        return TrainConfig.from_json(data).to_json()
+    except GatoError:
+        return data  # a field or a value that this version does not know: the comparison will show it
 
 
 def _portable(place: str, run_dir: Path) -> str:

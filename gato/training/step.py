@@ -13,6 +13,7 @@ from flax import struct
 
 from gato.model.transformer import GatoModel
 from gato.training.loss import LossSums, sparse_loss
+from gato.training.optimizer import schedule_step
 
 Batch = Mapping[str, Any]
 Loss = Callable[[Any, Batch, dict[str, jax.Array]], LossSums]
@@ -33,7 +34,7 @@ class StepMetrics:
 
     sums: LossSums
     gradient_norm: jax.Array  # [], before clipping
-    learning_rate: jax.Array  # []
+    learning_rate: jax.Array  # [], of this update
     finite: jax.Array  # bool [], of loss, weight and gradient; if not, parameters and optimizer stayed as they were
 
 
@@ -91,7 +92,7 @@ def make_train_step(
 
     Args:
       loss: (params, batch, rngs) -> sums; `batch_loss` with its model and sizes filled in.
-      optimizer, schedule: the schedule is the optimizer's own, for the metrics.
+      optimizer, schedule: of `make_optimizer`; the schedule is the optimizer's own, for the metrics.
       seed: of dropped paths, dropout and patch positions.
       accumulate: micro-batches that a batch is cut into, worked on one after the other.
       param_shardings: where the gradients lie, `sharding.param_shardings`; None: where the compiler likes.
@@ -140,9 +141,8 @@ def make_train_step(
             params, opt_state = jax.tree.map(
                 lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state)
             )
-        metrics = StepMetrics(
-            sums=sums, gradient_norm=gradient_norm, learning_rate=jnp.asarray(schedule(state.step)), finite=finite
-        )
+        learning_rate = jnp.asarray(schedule(schedule_step(state.opt_state)))
+        metrics = StepMetrics(sums=sums, gradient_norm=gradient_norm, learning_rate=learning_rate, finite=finite)
         return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return train_step

@@ -19,6 +19,8 @@ from gato.training.loss import LossSums
 from gato.training.optimizer import learning_rate_schedule, make_optimizer
 from gato.training.step import StepMetrics, TrainState, batch_loss, make_train_step, step_key
 
+BatchLoss = Callable[..., LossSums]  # as `batch_loss`
+
 
 @dataclasses.dataclass
 class Steps:
@@ -40,11 +42,14 @@ class Steps:
     create_state: Callable[[], TrainState]
 
 
-def make_steps(config: TrainConfig, mesh: Mesh, *, vocabulary_size: int, sources: int) -> Steps:
+def make_steps(
+    config: TrainConfig, mesh: Mesh, *, vocabulary_size: int, sources: int, loss: BatchLoss = batch_loss
+) -> Steps:
     """The steps of a run on `mesh`, whose devices need not be of this machine.
 
     Args:
       vocabulary_size: ids that are no padding of the table. sources: of the mixture.
+      loss: another one only to compare with.
 
     Raises:
       ConfigError: the batch does not divide over the mesh and the micro-batches.
@@ -59,8 +64,7 @@ def make_steps(config: TrainConfig, mesh: Mesh, *, vocabulary_size: int, sources
     model = GatoModel(config.model, mesh)
     schedule = learning_rate_schedule(config.optimizer, config.steps)
     optimizer = make_optimizer(config.optimizer, config.steps)
-    sums = functools.partial(batch_loss, model, vocabulary_size=vocabulary_size)
-    loss = functools.partial(sums, sources=sources)
+    sums = functools.partial(loss, model, vocabulary_size=vocabulary_size)
 
     def create_state() -> TrainState:
         params = init_params(config.model, step_key(config.seed, "parameters", 0))
@@ -72,7 +76,7 @@ def make_steps(config: TrainConfig, mesh: Mesh, *, vocabulary_size: int, sources
     # Batches come in a few static shapes, and `Setup.put` has placed them: their shardings are the arguments' own.
     train_step = jax.jit(
         make_train_step(
-            loss,
+            functools.partial(sums, sources=sources),
             optimizer,
             schedule,
             seed=config.seed,
@@ -86,7 +90,7 @@ def make_steps(config: TrainConfig, mesh: Mesh, *, vocabulary_size: int, sources
     )
 
     def class_losses(classes: int) -> Any:
-        loss = functools.partial(sums, sources=classes)
-        return jax.jit(loss, in_shardings=(shardings.params, None), out_shardings=whole)
+        of_classes = functools.partial(sums, sources=classes)
+        return jax.jit(of_classes, in_shardings=(shardings.params, None), out_shardings=whole)
 
     return Steps(mesh, groups, shardings, train_step, class_losses, create_state)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -32,10 +31,10 @@ import numpy as np
 from gato.data_pipelines.mixture_table import mixture_table
 from gato.model.attention import DESCRIPTIONS, choose, platform
 from gato.tokenizers.errors import GatoError
-from gato.training import cost, nonfinite, run_directory
+from gato.training import cost, nonfinite, run_directory, run_lock
 from gato.training.checkpoint import Checkpoints, check_vocabulary, load_meta, saved_steps
 from gato.training.config import TrainConfig
-from gato.training.flops import peak_flops, train_flops
+from gato.training.flops import batch_flops, peak_flops
 from gato.training.loss import LossSums
 from gato.training.metrics import Writer, add_sums, loss_metrics, open_writers
 from gato.training.optimizer import decay_mask
@@ -74,14 +73,19 @@ def train(config: TrainConfig, run_dir: Path | str, profile_steps: tuple[int, in
 
     Raises:
       GatoError: every mistake of the user: a directory that holds another configuration, data that changed, a damaged
-        checkpoint, a vocabulary that does not fit; and `DivergedError`.
+        checkpoint, a vocabulary that does not fit, another training in the directory; and `DivergedError`.
     """
+    run_dir = Path(run_dir).absolute()
     with Peers() as peers:
-        return _train(config, Path(run_dir).absolute(), profile_steps, peers)
+        setup = build(config)
+        # Of several processes, the others write only what process 0 begins with them.
+        with run_lock.only_one(run_dir, "training") if jax.process_index() == 0 else contextlib.nullcontext():
+            return _train(config, run_dir, setup, profile_steps, peers)
 
 
-def _train(config: TrainConfig, run_dir: Path, profile_steps: tuple[int, int] | None, peers: Peers) -> TrainResult:
-    setup = build(config)
+def _train(
+    config: TrainConfig, run_dir: Path, setup: Setup, profile_steps: tuple[int, int] | None, peers: Peers
+) -> TrainResult:
     run_directory.prepare(run_dir, config)
     checkpoints = Checkpoints(run_dir, config.keep)
     try:
@@ -100,7 +104,8 @@ def _train(config: TrainConfig, run_dir: Path, profile_steps: tuple[int, int] | 
             line.say(cost.state_line(state, setup.mesh))
             for text in mixture_table(setup.loader.sources, setup.loader.rows, config.steps * config.batch_size):
                 line.say(text)
-            with contextlib.closing(Profile(run_dir, profile_steps, line.say)) as profile:
+            left = range(start + 1, config.steps + 1)
+            with contextlib.closing(Profile(run_dir, profile_steps, left, line.say)) as profile:
                 return _Loop(config, run_dir, setup, checkpoints, line, stop, peers, profile).run(state, start)
     finally:
         checkpoints.close()
@@ -206,24 +211,24 @@ class _Loop:
             self._profile.before(step)
             with jax.profiler.TraceAnnotation("data"):
                 batch = self._next(batches)
-            self._announce_shape(batch)
+            compiles = self._is_new_shape(batch)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
                 placed = setup.put(batch)
-                state, metrics = setup.train_step(state, placed)
+                with self._pause() if compiles else contextlib.nullcontext():
+                    state, metrics = setup.train_step(state, placed)
             jax.tree.map(lambda x: x.copy_to_host_async(), metrics)
             if pending:
                 self._read(pending, state)
             tokens = round(np.count_nonzero(batch["segment_ids"]) * self._share)
-            pending = _Dispatched(step, metrics, tokens, self._flops(batch))
+            pending = _Dispatched(step, metrics, tokens, batch_flops(config.model, batch) * self._share)
             if step == start + 1:
                 self._read(pending, state)
                 pending = None
-                self._restart_clock()
                 self._line.say(f"first step after {time.perf_counter() - began:.1f} s (compilation included)")
                 memory = cost.step_line(setup.train_step, state, placed)
                 if memory:
                     self._line.say(memory)
-                self._speed = _Window(time.perf_counter())
+                self._start_clock()
             stopped = self._peers.stopping(step, self._stop.signal)
             last = step == config.steps or stopped is not None
             validate = config.validation_every and (step % config.validation_every == 0 or step == config.steps)
@@ -233,12 +238,13 @@ class _Loop:
                 if pending:
                     self._read(pending, state)
                     pending = None
-                if profiled:
-                    self._profile.close()
                 if last:
                     self._end_window(step)
-                if validate:
-                    self._validate(step, state.params)
+                with self._pause():
+                    if profiled:
+                        self._profile.close()
+                    if validate:
+                        self._validate(step, state.params)
                 if last or step % config.checkpoint_every == 0:
                     self._checkpoints.save(step, state, setup.loader.state(), setup.meta)
             if last:
@@ -257,17 +263,15 @@ class _Loop:
         self._speed.waited += waited
         return batch
 
-    def _announce_shape(self, batch: Mapping[str, np.ndarray]) -> None:
+    def _is_new_shape(self, batch: Mapping[str, np.ndarray]) -> bool:
+        """Whether the step will be compiled for this batch; says so."""
         shape = (batch["target_index"].shape[1], batch["patches"].shape[1])
-        if shape not in self._shapes:
-            self._shapes.add(shape)
-            rows = self._config.batch_size // self._setup.groups
-            self._line.say(f"compiling the step for {shape[0]} targets and {shape[1]} patches in {rows} rows")
-
-    def _flops(self, batch: Mapping[str, np.ndarray]) -> float:
-        rows, length = batch["ids"].shape
-        targets, patches = batch["target_index"].size, math.prod(batch["patches"].shape[:2])
-        return train_flops(self._config.model, rows, length, targets, patches) * self._share
+        if shape in self._shapes:
+            return False
+        self._shapes.add(shape)
+        rows = self._config.batch_size // self._setup.groups
+        self._line.say(f"compiling the step for {shape[0]} targets and {shape[1]} patches in {rows} rows")
+        return True
 
     def _read(self, done: _Dispatched, newest: TrainState) -> None:
         """Waits for a dispatched step, checks and records it."""
@@ -348,8 +352,17 @@ class _Loop:
         self._line.say(f"step {step}: validation loss {metrics['validation']:.4f}")
         self._last = {**self._last, **metrics}
         self._write(step, metrics)
-        self._restart_clock()
 
-    def _restart_clock(self) -> None:
-        """A pause (compilation, validation) is no part of the speed of training."""
-        self._window = dataclasses.replace(self._window, began=time.perf_counter(), tokens=0, flops=0.0, waited=0.0)
+    def _start_clock(self) -> None:
+        """The speed of training is measured from here: what was before is compilation."""
+        self._speed = _Window(time.perf_counter())
+        self._window = dataclasses.replace(self._window, began=self._speed.began, tokens=0, flops=0.0, waited=0.0)
+
+    @contextlib.contextmanager
+    def _pause(self) -> Iterator[None]:
+        """The time spent inside (compilation, validation, writing a trace) is no part of the speed of training."""
+        began = time.perf_counter()
+        yield
+        pause = time.perf_counter() - began
+        self._window.began += pause
+        self._speed.began += pause

@@ -18,8 +18,10 @@ set -euo pipefail
 # --privileged and --net=host: the container sees the TPU chips and the metadata server, which tells JAX the other
 # workers. --stop-timeout: SIGTERM to SIGKILL, for the last checkpoint (default 10 s).
 # JAX_PLATFORMS: without it, a worker without working TPU chips would train on its processor without saying so.
+# GATO_COMPILATION_CACHE: --rm deletes the container's own files; kept on the shared folder, compiled programs stay.
 # No XLA flag is set: JAX and libtpu set what a TPU needs themselves (LIBTPU_INIT_ARGS adds to it).
 command="sudo docker run --rm --privileged --net=host --stop-timeout=120 --env=JAX_PLATFORMS=tpu,cpu"
+command+=" --env=$(printf '%q' "GATO_COMPILATION_CACHE=$SHARED/cache/xla")"
 command+=" --volume=$(printf '%q' "$SHARED:$SHARED") $(printf '%q' "$IMAGE") train $(printf '%q ' "$@")"
 
 exec gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all --command="$command"

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from gato.launch import cli
+from gato.training.setup import CACHE_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTERS = ROOT / "launch" / "clusters"
@@ -140,6 +141,8 @@ def test_the_jobset_asks_for_as_many_hosts_as_its_slice_has() -> None:
     arguments = cli.parse(["train", *container(jobset)["args"][1:]])
     assert str(arguments.out).startswith(f"{mounted}/")
     assert f":{mounted}/" in arguments.config
+    environment = {variable["name"]: variable["value"] for variable in container(jobset)["env"]}
+    assert environment[CACHE_VARIABLE].startswith(f"{mounted}/")  # a pod's own disk goes with it
 
 
 def test_arguments_arrive_whole_on_the_workers_of_a_tpu_vm(tmp_path: Path) -> None:
@@ -163,6 +166,7 @@ def test_arguments_arrive_whole_on_the_workers_of_a_tpu_vm(tmp_path: Path) -> No
     assert command[:2] == ["docker", "run"]
     assert command[command.index("gato:tpu") + 1 :] == ["train", *arguments]
     assert "--volume=/a b:/a b" in command
+    assert f"--env={CACHE_VARIABLE}=/a b/cache/xla" in command
     del environment["IMAGE"]
     done = subprocess.run([script, *arguments], capture_output=True, text=True, env=environment)
     assert done.returncode

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from processes import start_training
 
 from gato.data_pipelines.rows import EPISODE, PROMPT_EPISODE, SOURCE
 from gato.recipes.gato import GATO
@@ -88,6 +89,58 @@ def test_too_many_in_a_row_stop_the_run(train_config, monkeypatch, tmp_path):
     with pytest.raises(DivergedError, match=r"step 3: after 2 skipped steps in a row, .* in every source of the batch"):
         train(train_config.replace(on_nonfinite="skip"), tmp_path)
     assert saved_steps(tmp_path) == []
+
+
+# The fixture `heavy` in another process, which tells on its own what it found.
+HEAVY = """
+import dataclasses, functools
+import jax
+from gato.recipes.gato import GATO
+from gato.training import nonfinite, setup, trainer
+def weigh(episode):
+    mine = "grid" in episode.observations and episode.metadata["episode_id"] == "{episode}"
+    return 3e38 if mine else 1.0
+setup.get_recipe = lambda name: dataclasses.replace(GATO, episode_weight=weigh)
+describe = nonfinite.describe
+def told(setup, step, metrics, params):
+    text = describe(setup, step, metrics, params)
+    print("found:", step, text, flush=True)
+    return text
+nonfinite.describe = told
+trainer.train = functools.partial(trainer.train, profile_steps={profile})
+"""
+
+
+def test_two_processes_skip_the_same_step_also_where_a_trace_ends(train_config, spoiled, tmp_path):
+    """At the end of a trace the devices are waited for, and what is not finite is looked into then: by both, or what
+    one computes for that would meet the next step of the other, and neither would ever end."""
+    episode, steps = spoiled
+    config = train_config.replace(on_nonfinite="skip")
+    before, run = HEAVY.format(episode=episode, profile=(steps[0] - 1, steps[0])), tmp_path / "run"
+    with start_training(config, run, tmp_path / "logs", count=2, before=before) as pair:
+        assert pair.wait(120) == [0, 0], pair.everything()
+    found = [[line for line in pair.output(n).splitlines() if line.startswith("found: ")] for n in (0, 1)]
+    assert found[0] == found[1]
+    assert [int(line.split()[1]) for line in found[0]] == steps
+    assert all("in rows of the source rooms: row" in line and f"episode {episode}" in line for line in found[0])
+    assert "profile: open" in pair.output(0)
+    lines = read_metrics(run / "metrics.jsonl")
+    assert [line["step"] for line in lines if line["skipped_steps"]] == steps
+    params, _ = load_for_inference(run)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.slow
+def test_two_processes_stop_at_the_same_step(train_config, spoiled, tmp_path):
+    episode, steps = spoiled
+    before, run = HEAVY.format(episode=episode, profile=None), tmp_path / "run"
+    config = train_config.replace(checkpoint_every=2)
+    with start_training(config, run, tmp_path / "logs", count=2, before=before) as pair:
+        assert pair.wait(120) == [2, 2], pair.everything()
+    for number in (0, 1):
+        assert f"gato: step {steps[0]}: the loss is " in pair.output(number)
+        assert f"episode {episode} of rooms" in pair.output(number)
+    assert saved_steps(run) == list(range(2, steps[0], 2))
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf")])

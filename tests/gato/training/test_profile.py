@@ -34,6 +34,20 @@ def test_a_run_that_ends_earlier_writes_what_it_has(train_config: TrainConfig, t
     assert list((tmp_path / "profile").rglob("perfetto_trace.json.gz"))
 
 
+@pytest.mark.parametrize(("steps", "left"), [((4, 9), "1 to 3"), ((1, 3), "none")])
+def test_steps_that_the_run_will_not_make_are_said(
+    train_config: TrainConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str], steps: tuple[int, int], left: str
+) -> None:
+    config = train_config.replace(steps=3)
+    if left == "none":
+        train(config, tmp_path)
+    capfd.readouterr()
+    train(config, tmp_path, profile_steps=steps)
+    said = capfd.readouterr().err
+    assert f"profile: steps {steps[0]} to {steps[1]} are not among those left ({left}), so nothing is traced" in said
+    assert not (tmp_path / "profile").exists()
+
+
 def test_steps_on_the_command_line() -> None:
     assert cli.parse(["train", "--config=a", "--out=b", "--profile-steps=10:15"]).profile_steps == (10, 15)
 

@@ -11,7 +11,7 @@ import pytest
 from gato.model.presets import preset
 from gato.model.transformer import GatoModel, init_params
 from gato.tokenizers.layout import KINDS
-from gato.training.loss import dense_loss
+from gato.training.loss import LossSums, dense_loss
 from gato.training.optimizer import OptimizerConfig, learning_rate_schedule, make_optimizer
 from gato.training.step import TrainState, batch_loss, make_train_step, micro_batches, step_key
 
@@ -127,6 +127,28 @@ def test_sparse_head_equals_dense_head_through_the_model(config, params, gradien
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), gradient(params, batch), dense(params)
     )
+
+
+def test_after_a_skipped_step_the_reported_learning_rate_is_the_one_that_was_used(params, make_batch):
+    """The schedule is the size of every update here, so the parameters themselves tell which rate it was."""
+    optimizer, schedule = make_optimizer(OPTIMIZER, 10), learning_rate_schedule(OPTIMIZER, 10)
+
+    def loss(params, batch, rngs):
+        total = batch["scale"] * sum(leaf.sum() for leaf in jax.tree.leaves(params))
+        return LossSums(total, jnp.ones(()), *[jnp.zeros(1)] * 4)
+
+    step = jax.jit(make_train_step(loss, optimizer, schedule, seed=0))
+    start = {"bias": jnp.zeros((3,))}  # a name that is not decayed
+    state = TrainState(jnp.int32(0), start, optimizer.init(start))
+    rates, moved = [], []
+    for scale in (1.0, np.nan, 1.0, 1.0):
+        before = np.asarray(state.params["bias"])
+        state, metrics = step(state, {"scale": np.float32(scale)})
+        rates.append(float(metrics.learning_rate))
+        moved.append(float((before - np.asarray(state.params["bias"]))[0]))
+    assert [round(rate / 1e-3) for rate in rates] == [0, 5, 5, 10]  # the warm-up's two steps, one of them tried twice
+    assert moved[1] == 0
+    np.testing.assert_allclose([moved[0], *moved[2:]], [rates[0], *rates[2:]], rtol=1e-3)  # Adam's first moves are ±1
 
 
 def test_keys_differ_by_name_step_and_seed():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import resource
 import shutil
 import signal
@@ -12,12 +13,13 @@ import jax
 import numpy as np
 import pytest
 
+from gato.data_pipelines.loader import Loader
 from gato.evaluation.demonstrations import open_demonstrations
 from gato.model.presets import preset
 from gato.tokenizers.errors import printed
 from gato.tokenizers.text import train as train_text_model
 from gato.tokenizers.vocabulary import Vocabulary
-from gato.training import setup
+from gato.training import setup, trainer
 from gato.training.checkpoint import CheckpointError, load_for_inference, saved_steps
 from gato.training.config import ConfigError, TrainConfig
 from gato.training.metrics import read_metrics
@@ -158,6 +160,60 @@ def test_another_vocabulary_is_refused_by_name(finished_run, train_config, tmp_p
     with pytest.raises(CheckpointError, match=r"was trained with another vocabulary .* train in a new run directory"):
         train(train_config.replace(model=model, text_model=str(text_model)), run_dir)
     assert saved_steps(run_dir) == saved_steps(finished_run)
+
+
+def test_pauses_are_no_part_of_the_speed(train_config, tmp_path, monkeypatch, capfd):
+    """Validation and a compilation on the way each seem to take a thousand seconds."""
+    real, pauses, lists = (
+        time.perf_counter,
+        [],
+        ("target_index", "target_ids", "target_weight", "target_kind", "target_source"),
+    )
+    monkeypatch.setattr(time, "perf_counter", lambda: real() + 1000 * len(pauses))
+
+    def pausing(function, when):
+        def called(first, batch):
+            result = function(first, batch)
+            if when(batch):
+                pauses.append(batch["target_index"].shape)
+            return result
+
+        return called
+
+    def build(config):
+        built, shapes = setup.build(config), set()
+
+        def new(batch):
+            shape = batch["target_index"].shape
+            return shape not in shapes and not shapes.add(shape)
+
+        return dataclasses.replace(
+            built,
+            train_step=pausing(built.train_step, new),
+            validation_step=pausing(built.validation_step, lambda batch: True),
+        )
+
+    def more_room(batch):
+        return batch | {name: np.pad(batch[name], ((0, 0), (0, 64))) for name in lists}
+
+    monkeypatch.setattr(trainer, "build", build)
+    monkeypatch.setattr(trainer.cost, "step_line", lambda *_: None)  # asks the step itself
+    next_batch, seen = Loader.__next__, []
+
+    def hand_out(self):
+        seen.append(next_batch(self))
+        return more_room(seen[-1]) if len(seen) == 5 else seen[-1]
+
+    monkeypatch.setattr(Loader, "__next__", hand_out)
+    train(train_config.replace(steps=12, log_every=4, validation_every=3, validation_batches=1), tmp_path)
+    assert len(pauses) == 2 + 4
+    said = capfd.readouterr().err
+    rate = re.search(r"(\S+) s a step, measured over 10", said)
+    assert float(rate[1]) < 30, said
+    lines = [line for line in read_metrics(tmp_path / "metrics.jsonl") if "loss" in line]
+    tokens = np.count_nonzero(seen[-1]["segment_ids"])
+    assert [line["step"] for line in lines] == [4, 8, 12]
+    assert all(line["tokens_per_second"] > tokens / 100 for line in lines), lines
 
 
 def test_finished_run_has_nothing_to_do(finished_run, train_config, capfd):
