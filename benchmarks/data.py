@@ -5,6 +5,9 @@
 `quickstart`: short windows of many small sources, as the starter mixture has them, everything in the cache. `long`:
 rows of 1,024 tokens from long episodes, read from disk; the camera's pixels are noise, which nothing compresses. CPU
 time is of the whole process; the first batches, which tokenize the episodes, are reported apart.
+
+How much more that is than the floor (reading, decoding and tokenizing alone), than torch's DataLoader and than tf.data
+is what `data_peers.py` measures; how it grows with sources, episodes and minutes, `data_scale.py`.
 """
 
 from __future__ import annotations
@@ -125,7 +128,7 @@ def measure(name: str, loader: Loader, batch_size: int, length: int, batches: in
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", metavar="FILE", help="also write the result there")
     parser.add_argument("--batches", type=int, default=300, help="how many to measure (default 300)")
     options = parser.parse_args()

@@ -47,7 +47,8 @@ class Reader(Protocol):
     def read(self, index: int) -> Iterable[Episode | GatoError]:
         """The episodes of one record, with an ``episode_id`` in their metadata.
 
-        Where a record has many, a bad one may be given as its error, in its place, and the next ones follow.
+        Where a record has many, a bad one may be given as its error, in its place, and the next ones follow. A document
+        without text is given as an `EmptyDocument`.
 
         Raises:
           GatoError: with the place; the rest of the record cannot be read.

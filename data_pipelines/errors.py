@@ -19,3 +19,7 @@ class ResumeError(GatoError):
 
 class SourceError(GatoError):
     """Data of another format are damaged, contradict their own description, or need a word from the user."""
+
+
+class EmptyDocument(SourceError):
+    """A document has no text. An import leaves it out whatever it was told about bad data, and counts it."""

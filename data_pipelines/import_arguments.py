@@ -52,6 +52,8 @@ def report_of(done: Imported) -> Iterator[str]:
     """The lines that tell what an import did."""
     what = "was imported before" if done.already_there else "imported"
     yield f"{done.store}: {what}: {done.episodes:,} episodes, {done.timesteps:,} timesteps"
+    if done.empty:
+        yield f"left out {done.empty:,} empty documents"
     if done.skipped:
         yield f"skipped {len(done.skipped):,} bad episodes or files (all in {done.store}/skipped.jsonl):"
         yield from (f"  record {number}: {why}" for number, why in done.skipped[:SHOWN])

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gato.data_pipelines import store_format
-from gato.data_pipelines.errors import SourceError, StoreError
+from gato.data_pipelines.errors import EmptyDocument, SourceError, StoreError
 from gato.data_pipelines.progress import progress as show_progress
 from gato.data_pipelines.readers.registry import OpenSource, SourceReference, open_source
 from gato.data_pipelines.store import Store
@@ -46,6 +46,7 @@ class Imported:
       store: the folder. episodes, timesteps: in it.
       skipped: (record, why) of what was left out because it was bad: an episode, or the rest of a record.
       already_there: whether the folder held this very import before.
+      empty: documents without text, which were left out.
     """
 
     store: Path
@@ -53,6 +54,7 @@ class Imported:
     timesteps: int
     skipped: list[tuple[int, str]]
     already_there: bool
+    empty: int = 0
 
 
 def import_source(
@@ -124,7 +126,7 @@ class ImportPlan:
     def _done(self, part: Part) -> bool:
         if not (self.folder / part.name).exists():
             return False
-        if self.bad == "fail" and _skipped(self.folder, part):
+        if self.bad == "fail" and _left_out(self.folder, part)[0]:
             shutil.rmtree(self.folder / part.name)
             return False
         return True
@@ -132,11 +134,15 @@ class ImportPlan:
     def finish(self) -> Imported:
         """Makes the finished parts one store, atomically."""
         records = len(self.source.reader)
-        skipped = [entry for part in self.parts for entry in _skipped(self.folder, part)]
-        about = {"identity": self.identity, "format": self.source.format, "records": records, "skipped": len(skipped)}
+        left_out = [_left_out(self.folder, part) for part in self.parts]
+        skipped, empty = [entry for bad, _ in left_out for entry in bad], sum(count for _, count in left_out)
+        about = {"identity": self.identity, "format": self.source.format, "records": records}
+        about |= {"skipped": len(skipped), "empty": empty}
         parts = [self.folder / part.name for part in self.parts]
         if not any(len(Store(part)) for part in parts):
             why = "the source, or its transform, gives no episode"
+            if empty:
+                why += f"; {empty} documents are empty"
             if skipped:
                 why = f"no episode is left, {len(skipped)} were skipped as bad; the first: {skipped[0][1]}"
             raise StoreError(f"{self.dest}: {why}")
@@ -186,7 +192,8 @@ def _existing(dest: Path, identity: str, bad: Bad) -> Imported:
 
 def _imported(dest: Path, skipped: list[tuple[int, str]], already_there: bool) -> Imported:
     store = Store(dest)
-    return Imported(dest, len(store), int(store.lengths.sum(dtype="int64")), skipped, already_there)
+    empty = store.metadata["import"].get("empty", 0)
+    return Imported(dest, len(store), int(store.lengths.sum(dtype="int64")), skipped, already_there, empty)
 
 
 def _prepare(folder: Path, source: OpenSource, identity: str, bad: Bad) -> list[Part]:
@@ -198,12 +205,12 @@ def _prepare(folder: Path, source: OpenSource, identity: str, bad: Bad) -> list[
         with contextlib.suppress(ValueError, KeyError):
             known = json.loads(plan.read_text())
             if known["identity"] == identity:
-                return _parts(len(source.reader), known["records_per_part"])
+                return _parts(len(source.reader), known["part_records"])
     shutil.rmtree(folder, ignore_errors=True)
     per_part = max(1, min(PART_RECORDS, PART_BYTES // max(_usual_size(source, bad), 1)))
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    _write(plan, {"identity": identity, "records_per_part": per_part})
+    write_json(plan, {"identity": identity, "part_records": per_part})
     return _parts(len(source.reader), per_part)
 
 
@@ -225,7 +232,7 @@ def _size(source: OpenSource, index: int, bad: Bad) -> int:
     size = 0
     for episode in source.read(index):
         if isinstance(episode, GatoError):
-            if bad == "fail":
+            if bad == "fail" and not isinstance(episode, EmptyDocument):
                 raise episode
             continue
         leaves = (*episode.observations.values(), *episode.actions.values())
@@ -235,9 +242,10 @@ def _size(source: OpenSource, index: int, bad: Bad) -> int:
     return size
 
 
-def _skipped(folder: Path, part: Part) -> list[tuple[int, str]]:
-    file = folder / f"{part.name}.skipped.json"
-    return [(int(number), why) for number, why in json.loads(file.read_text())]
+def _left_out(folder: Path, part: Part) -> tuple[list[tuple[int, str]], int]:
+    """What a finished part lacks: (record, why) of what was bad, and the number of empty documents."""
+    known = json.loads((folder / f"{part.name}.left_out.json").read_text())
+    return [(int(number), why) for number, why in known["bad"]], known["empty"]
 
 
 def _run(parts: Sequence[Part], plan: ImportPlan, processes: int, advance: Callable[[int], None]) -> None:
@@ -292,11 +300,13 @@ def import_part(
     if path.exists():  # a cluster repeats work whose answer got lost
         advance(part.stop - part.start)
         return
-    source, skipped = _source(reference, identity), []
+    source, skipped, empty = _source(reference, identity), [], 0
     with StoreWriter(path, source.name, source.spec, source.metadata, jpeg=source.jpeg, part=True) as writer:
         for count, index in enumerate(range(part.start, part.stop), 1):
             for episode in source.read(index):
-                if not isinstance(episode, GatoError):
+                if isinstance(episode, EmptyDocument):
+                    empty += 1
+                elif not isinstance(episode, GatoError):
                     writer.write(episode)
                 elif bad == "fail":
                     raise episode
@@ -305,11 +315,11 @@ def import_part(
             if count % _REPORT == 0:
                 advance(_REPORT)
         # Before the part itself appears: it is complete only with the list.
-        _write(folder / f"{part.name}.skipped.json", skipped)
+        write_json(folder / f"{part.name}.left_out.json", {"bad": skipped, "empty": empty})
     advance((part.stop - part.start) % _REPORT)
 
 
-def _write(file: Path, values: Any) -> None:
+def write_json(file: Path, values: Any) -> None:
     """JSON values, atomically: several processes may write the same."""
     partial = file.with_name(f".{file.name}.{uuid.uuid4().hex[:12]}.partial")
     with _writing(file):
@@ -327,7 +337,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 def _tidy(dest: Path) -> None:
     """Removes what only the parts needed. Nothing depends on it."""
-    for pattern in ("part-*/store.json", "part-*/index.npz", "part-*/episodes.jsonl", "part-*.skipped.json"):
+    for pattern in ("part-*/store.json", "part-*/index.npz", "part-*/episodes.jsonl", "part-*.json"):
         for file in dest.glob(pattern):
             with contextlib.suppress(OSError):
                 file.unlink()

@@ -187,7 +187,7 @@ def open_sources(configs: Sequence[SourceConfig], tokenizer: SequenceTokenizer, 
 
     Raises:
       MixtureError: no source, two of one name, a weight that is not positive and finite, a filter that keeps nothing, a
-        window or a timestep longer than a row.
+        window or a timestep longer than a row, an observation longer than the table of local positions.
       StoreError: a store cannot be read.
     """
     if not configs:

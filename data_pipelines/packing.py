@@ -1,8 +1,8 @@
 """Packing items of known lengths into rows.
 
-Best-fit decreasing fills 0.98 and more of the rows where lengths vary. Where a mixture has only a
-few lengths that do not add up to a row, filling one row after the other as exactly as possible (minimum bin slack,
-Gupta and Ho 1999) is better: 0.968 -> 0.979 of rows of 256 on a mixture like the quickstart's (`benchmarks/data.py`).
+Best-fit decreasing fills 0.98 and more of the rows where lengths vary. Where a mixture has only a few lengths that do
+not add up to a row, filling one row after the other as exactly as possible (minimum bin slack, Gupta and Ho 1999) is
+better. `benchmarks/data.py` prints what share is filled.
 """
 
 from __future__ import annotations

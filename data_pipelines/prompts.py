@@ -18,7 +18,7 @@ GOLDEN = 0.6180339887498949  # multiples modulo 1 fill [0, 1) evenly, so prompt 
 
 @dataclasses.dataclass(frozen=True)
 class PromptDraws:
-    """One possible prompt for each of n windows, as timesteps ``begin:end`` of `episode`; episode -1: there is none."""
+    """One possible prompt for each of n windows, as timesteps ``begin:end`` of `episode`; of -1, ``0:0``: none."""
 
     episode: np.ndarray
     begin: np.ndarray
@@ -85,5 +85,6 @@ def draw_prompts(
     last = index.units[partner] - steps
     anywhere = np.floor(draws.uniform(n, *key, "start") * (last + 1)).astype(np.int64)
     begin = np.where(draws.bits(n, *key, "from the end") & np.uint64(1) == 1, last, anywhere)
-    partner = np.where(steps > 0, partner, -1)
-    return PromptDraws(partner, begin, begin + steps)
+    there = steps > 0
+    begin = np.where(there, begin, 0)
+    return PromptDraws(np.where(there, partner, -1), begin, begin + steps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from gato.data_pipelines.episode import Episode
 from gato.data_pipelines.errors import StoreError
 from gato.data_pipelines.progress import progress as show_progress
 from gato.data_pipelines.readers.text import TextReader
@@ -45,5 +46,6 @@ def _texts(opened: Sequence[Store | TextReader], progress: bool) -> Iterator[str
                         yield from dict.fromkeys(observations[path])
                 else:
                     for document in source.read(index):
-                        yield document.observations["text"][0]
+                        if isinstance(document, Episode):
+                            yield document.observations["text"][0]
                 advance(1, source.name)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -40,12 +39,9 @@ class TokenIndex:
     def __init__(self, store: Store, tokenizer: SequenceTokenizer, learned: np.ndarray) -> None:
         spec = store.spec
         leaves = [path for path, leaf in spec.observations.items() if leaf.modality == "text"]
-        leaves_of_actions = [path for path, leaf in spec.actions.items() if leaf.modality == "text"]
         images = any(leaf.modality == "image" for leaf in spec.observations.values())
-        text_tokens: np.ndarray | None = None
-        if leaves or leaves_of_actions:
-            text_tokens = _text_tokens(store, tokenizer, leaves, leaves_of_actions)
         fixed = tokenizer.tokens_per_timestep(spec, 0)
+        text_tokens = _text_tokens(store, tokenizer, leaves) if leaves else None
         self._cumulative: np.ndarray | None = None  # tokens before each timestep, where they differ within an episode
         self._first = np.concatenate([[0], np.cumsum(store.lengths, dtype=np.int64)])
         self.patches_per_unit = self.idle_per_unit = 0
@@ -65,6 +61,7 @@ class TokenIndex:
             self.totals = np.add.reduceat(steps, self._first[:-1])
             if (self.widest * self.units != self.totals).any():
                 self._cumulative = np.concatenate([[0], np.cumsum(steps)])
+        _check_local_positions(store, tokenizer, self.widest, fixed)
         self.patches_per_unit, self.idle_per_unit = _constant_tokens(store, tokenizer, learned)
 
     def tokens_before(self, episodes: np.ndarray, units: np.ndarray) -> np.ndarray:
@@ -104,6 +101,18 @@ class TokenIndex:
         return start, int(np.searchsorted(before, end, side="left")), int(before[start])
 
 
+def _check_local_positions(store: Store, tokenizer: SequenceTokenizer, widest: np.ndarray, fixed: int) -> None:
+    """Refuses observations that are too long now, and not when a row shows one, many steps into a run."""
+    episode = int(np.argmax(widest))
+    observed = tokenizer.observed_tokens(store.spec, int(widest[episode]) - fixed)
+    if observed > tokenizer.local_positions:
+        what = "a picture of a document" if store.spec.kind == "document" else f"a timestep of episode {episode}"
+        raise MixtureError(
+            f"{store.name}: {what} observes {observed} tokens, but there are {tokenizer.local_positions} local "
+            f"positions: set --config.model.local_positions={observed}, or observe less"
+        )
+
+
 def _constant_tokens(store: Store, tokenizer: SequenceTokenizer, learned: np.ndarray) -> tuple[int, int]:
     """Patches, and tokens without loss, of one unit: read off the first timestep of the first episode.
 
@@ -120,7 +129,7 @@ def _constant_tokens(store: Store, tokenizer: SequenceTokenizer, learned: np.nda
     return len(sequence.patches), int(idle.sum())
 
 
-def _text_tokens(store: Store, tokenizer: SequenceTokenizer, observed: list[str], acted: list[str]) -> np.ndarray:
+def _text_tokens(store: Store, tokenizer: SequenceTokenizer, leaves: list[str]) -> np.ndarray:
     """int32 [timesteps of the store]: tokens of all text leaves together, counted or read from the cache."""
     if tokenizer.text is None:
         raise MixtureError(f"{store.name}: has text, but the tokenizer has no SentencePiece model; give it one")
@@ -130,23 +139,16 @@ def _text_tokens(store: Store, tokenizer: SequenceTokenizer, observed: list[str]
         counts = np.load(file)
         if counts.shape == (total,):
             return counts
-    known: dict[str, int] = {}
     counts = np.zeros(total, np.int32)
     position = 0
     long = sum(shard["bytes"] for shard in store.shards) >= SHOWN_BYTES
     with progress(total, "counting tokens", shown=long) as advance:
         for number in range(len(store)):
             episode = store.episode(number)
-            for leaves, values in ((observed, episode.observations), (acted, episode.actions)):
-                for path in leaves:
-                    texts: list[Any] = values[path]
-                    for step, text in enumerate(texts):
-                        count = known.get(text)
-                        if count is None:
-                            count = len(tokenizer.text.encode(text))
-                            if len(text) < 1024:  # instructions repeat, documents do not
-                                known[text] = count
-                        counts[position + step] += count
+            for path in leaves:
+                # Instructions repeat, and the tokenizer keeps those that it saw last.
+                texts = map(tokenizer.text.encode, episode.observations[path])
+                counts[position : position + len(episode)] += np.fromiter(map(len, texts), np.int32, len(episode))
             position += len(episode)
             advance(len(episode), store.name)
     _save(file, counts)

@@ -13,6 +13,7 @@ import contextvars
 import dataclasses
 import importlib.util
 import inspect
+import json
 import traceback
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
@@ -180,6 +181,22 @@ def sources_in(folder: str, **settings: Any) -> list[dict[str, Any]]:
             f"or: gato data import SOURCE {folder}/NAME"
         )
     return [{"path": str(path), **settings} for path in found]
+
+
+def domain_in(folder: str, weight: float, **settings: Any) -> list[dict[str, Any]]:
+    """`sources_in` a folder that have `weight` together: each in proportion to its timesteps.
+
+    So the tasks of a domain are visited as they would be in one large store. Raises ConfigError for no store.
+    """
+    found = sources_in(folder, **settings)
+    steps = [_timesteps(Path(source["path"])) for source in found]
+    return [{**source, "weight": weight * count / sum(steps)} for source, count in zip(found, steps, strict=True)]
+
+
+def _timesteps(store: Path) -> int:
+    """Of a store; 1 where the data are not."""
+    file = store / "store.json"
+    return max(1, int(json.loads(file.read_text()).get("timesteps", 1))) if file.exists() else 1
 
 
 def stores_in(folder: Path) -> Iterator[Path]:

@@ -28,7 +28,7 @@ class Column:
       kind: index into `layout.KINDS`.
       weight: loss weight of its tokens.
       width: number of tokens; None for text, whose length varies.
-      observed: whether its tokens have local positions.
+      observed: whether its tokens have local positions. anew: whether these begin at 0 with this column.
       companded: whether a continuous leaf goes through the mu-law.
       ids: half-open range of the ids it can take.
     """
@@ -40,6 +40,7 @@ class Column:
     weight: float
     width: int | None
     observed: bool = False
+    anew: bool = False
     companded: bool = False
     token: int = -1
     ids: tuple[int, int] = (0, 0)
@@ -132,8 +133,10 @@ class _Builder:
             columns.append(self._special("begin", self.vocabulary.begin, "special"))
         for path, leaf in spec.observations.items():
             column = self._leaf("observation", path, leaf)
-            # Only patches have local positions here; a document's text is read in the order of the sequence alone.
-            columns.append(dataclasses.replace(column, observed=leaf.modality == "image"))
+            # Only patches have local positions here; a document's text is read in the order of the sequence alone. Each
+            # picture's begin anew: Gato tokenizes (picture, text) pairs one by one and then concatenates them.
+            picture = leaf.modality == "image"
+            columns.append(dataclasses.replace(column, observed=picture, anew=picture))
         end = self._special("end", self.vocabulary.end, "text")
         return Plan(spec, (*columns, end), len(columns))
 
@@ -165,9 +168,8 @@ class _Builder:
                 ids = self.vocabulary.legal_ids(leaf, companded)
             except VocabularyError as error:
                 raise VocabularyError(f"{where}: {error}") from None
-        return Column(
-            part, path, leaf, KINDS.index(kind), float(weight), width, part == "observation", companded, ids=ids
-        )
+        observed = part == "observation"
+        return Column(part, path, leaf, KINDS.index(kind), float(weight), width, observed, companded=companded, ids=ids)
 
 
 def _lexicographic(leaves: dict[str, LeafSpec]) -> list[tuple[str, LeafSpec]]:
@@ -180,6 +182,9 @@ def _template(columns: tuple[Column, ...], widths: tuple[int, ...]) -> Template:
     action = np.repeat([column.part == "action" for column in columns], widths)
     is_patch = np.repeat([column.leaf is not None and column.leaf.modality == "image" for column in columns], widths)
     places = np.cumsum(observed) - 1
+    for column, end, width in zip(columns, ends, widths, strict=True):
+        if column.anew:
+            places[end - width :] -= places[end - width]
     local = np.where(observed, places, np.where(action, ACTION_POSITION, NO_POSITION))
     intervals = [
         image.patch_intervals(*column.leaf.shape[:2])

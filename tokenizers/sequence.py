@@ -157,6 +157,14 @@ class SequenceTokenizer:
         """Tokens of one timestep (or document) whose text leaves have `text_tokens` tokens altogether."""
         return text_tokens + sum(column.width or 0 for column in self._plan(spec).columns)
 
+    def observed_tokens(self, spec: EpisodeSpec, text_tokens: int = 0) -> int:
+        """Local positions that one timestep needs whose text leaves have `text_tokens` tokens altogether.
+
+        Of a document, those of its largest picture: each picture's begin anew, and text has none.
+        """
+        widths = [column.width or 0 for column in self._plan(spec).columns if column.observed]
+        return max(widths, default=0) if spec.kind == "document" else text_tokens + sum(widths)
+
     def _plan(self, spec: EpisodeSpec) -> Plan:
         plan = self._plans.get(id(spec))
         if plan is None:

@@ -11,16 +11,19 @@ Every picture is scaled and cut to one size, 224 x 224 unless ``options={"size":
 of this size is kept as it is.
 
 Rows of training are packed with as many pairs as fit, and no pair sees another. Gato's rows hold five pairs that stand
-in one sequence: ``options={"pairs": 5, "size": (192, 192)}`` makes documents of five random pairs each (at 224 x 224
-five of them do not fit into 1,024 tokens; the paper cut them).
+in one sequence: ``options={"pairs": 5, "size": (192, 192)}`` makes documents of five random pairs each. Five pictures
+of this size are 720 of a row's 1,024 tokens, which leaves 60 for each text (224 x 224 would leave 8; the paper cut
+them). A bad pair costs no good one: one of its neighbours stands in its place a second time.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from gato.data_pipelines import draws, jpeg
 from gato.data_pipelines.dataset import GivenLeaf, identity_of
@@ -28,13 +31,13 @@ from gato.data_pipelines.episode import Episode
 from gato.data_pipelines.errors import SourceError
 from gato.data_pipelines.readers import pictures
 from gato.data_pipelines.readers.leaves import first_good
+from gato.data_pipelines.readers.pairs import Pairs, Sample
 from gato.data_pipelines.readers.samples import Folder, Tars
-from gato.data_pipelines.readers.text import document
-from gato.tokenizers.spec import EpisodeSpec, LeafSpec
+from gato.tokenizers.errors import GatoError
+from gato.tokenizers.spec import LeafSpec
 
 LISTS = ("captions.jsonl", "metadata.jsonl")
 SIZE = (224, 224)
-Pair = dict[str, str]  # {"text": ...} or {"question": ..., "answer": ...}
 
 
 class ImageTextReader:
@@ -50,9 +53,7 @@ class ImageTextReader:
     ) -> None:
         if leaves:
             raise SourceError(f"{path}: pictures with text have fixed leaves; leaves and values cannot be given")
-        if pairs < 1:
-            raise SourceError(f"{path}: option pairs must be at least 1, got {pairs}")
-        self._size, self._count, self.name = tuple(size), pairs, path.name.split(".")[0]
+        self._size, self.name = tuple(size), path.name.split(".")[0]
         self.metadata: dict[str, Any] = {}
         listed = next((path / name for name in LISTS if (path / name).exists()), None)
         self._samples: Folder | Tars = Folder(path, listed) if listed is not None else Tars(path)
@@ -60,60 +61,34 @@ class ImageTextReader:
             raise SourceError(f"{path}: no picture with a text in it")
         self.unreadable = self._samples.unreadable
         self.identity = identity_of(self._samples.files, self._size, pairs)
-        self._order = draws.permutation(len(self._samples), "pairs") if pairs > 1 else None
-        self._texts = first_good(len(self._samples), self._kind)
-        image, text = LeafSpec("image", (*self._size, 3)), LeafSpec("text")
-        observations: dict[str, LeafSpec] = {}
-        for number in range(pairs):
-            observations |= self._named({"image": image, **dict.fromkeys(self._texts, text)}, number)
-        self.spec = EpisodeSpec(observations, {}, "document")
-        self.jpeg = tuple(name for name, leaf in observations.items() if leaf.modality == "image")
+        count = len(self._samples)
+        self._pairs = Pairs(path, np.arange(count) if pairs == 1 else draws.permutation(count, "pairs"), pairs)
+        self._texts = first_good(count, lambda member: tuple(self._texts_of(member)[0]))  # ("text",), or with an answer
+        image = LeafSpec("image", (*self._size, 3))
+        self.spec = self._pairs.spec({"image": image, **dict.fromkeys(self._texts, LeafSpec("text"))})
+        self.jpeg = tuple(name for name, leaf in self.spec.observations.items() if leaf.modality == "image")
 
     def __len__(self) -> int:
-        return -(-len(self._samples) // self._count)
+        return len(self._pairs)
 
     def where(self, index: int, number: int = 0) -> str:
-        return self._samples.where(self._members(index)[0])
+        return self._samples.where(self._pairs.members(index)[0])
 
-    def read(self, index: int) -> Iterator[Episode]:
-        found = []
-        for member in self._members(index):
-            texts, where = self._texts_of(member), self._samples.where(member)
-            if texts and tuple(texts[0]) != self._texts:
+    def read(self, index: int) -> Iterable[Episode | GatoError]:
+        return self._pairs.documents(index, map(self._sample, self._pairs.members(index)))
+
+    def _sample(self, member: int) -> Sample | SourceError:
+        where = self._samples.where(member)
+        try:
+            texts = self._texts_of(member)
+            if tuple(texts[0]) != self._texts:
                 raise SourceError(f"{where}: captions and questions in one source; import them as two")
-            if texts:
-                found.append((fitted(self._samples.picture(member), self._size, where), texts))
-        if len(found) < self._count:  # an empty line of the list
-            return
-        for document_number in range(max(len(texts) for _, texts in found)):
-            leaves: dict[str, Any] = {}
-            for number, (file, texts) in enumerate(found):
-                leaves |= self._named({"image": file, **texts[document_number % len(texts)]}, number)
-            yield document(leaves, f"{index}.{document_number}")
+            return {"image": fitted(self._samples.picture(member), self._size, where)}, texts
+        except SourceError as error:
+            return error
 
-    def _members(self, index: int) -> list[int]:
-        """The samples of a document: this one, or several at random, each sample in one document.
-
-        The last document is filled up with samples of the first.
-        """
-        if self._order is None:
-            return [index]
-        return [int(self._order[(index * self._count + k) % len(self._order)]) for k in range(self._count)]
-
-    def _kind(self, member: int) -> tuple[str, ...]:
-        """Names of the texts: ("text",) or ("question", "answer")."""
-        texts = self._texts_of(member)
-        if not texts:
-            raise SourceError(f"{self._samples.where(member)}: an empty line")
-        return tuple(texts[0])
-
-    def _named(self, leaves: Mapping[str, Any], number: int) -> dict[str, Any]:
-        """The leaves of the ``number``-th pair, under its own names where there are several."""
-        return {name if self._count == 1 else f"{name}_{number + 1}": value for name, value in leaves.items()}
-
-    def _texts_of(self, member: int) -> list[Pair]:
-        about = self._samples.about(member)
-        return texts_of(about, self._samples.where(member)) if about else []
+    def _texts_of(self, member: int) -> list[dict[str, str]]:
+        return texts_of(self._samples.about(member), self._samples.where(member))
 
 
 def fitted(file: bytes, size: tuple[int, ...], where: str) -> bytes:
@@ -126,7 +101,7 @@ def fitted(file: bytes, size: tuple[int, ...], where: str) -> bytes:
     return jpeg.encode(pictures.fit(image, (size[0], size[1])))
 
 
-def texts_of(about: Mapping[str, Any], where: str) -> list[Pair]:
+def texts_of(about: Mapping[str, Any], where: str) -> list[dict[str, str]]:
     """What is said about a picture: captions, or questions with their answers. Raises SourceError if nothing is."""
     if "question" in about:
         questions, answers = _strings(about, "question", where), _strings(about, "answer", where)

@@ -6,6 +6,8 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gato.data_pipelines.errors import SourceError
 from gato.data_pipelines.readers.lines import Lines
 from gato.data_pipelines.readers.text import decoded, json_line, read_bytes
@@ -19,6 +21,8 @@ Parts = dict[str, tuple[int, int]]  # ending of a member's name -> its offset an
 class Folder:
     """A folder of pictures with a list of their texts. Opening it reads the list and looks at each picture's size.
 
+    Empty lines of the list are no samples.
+
     Attributes:
       files: the list and the pictures that are there. unreadable: none: a missing picture is a bad line.
     """
@@ -28,18 +32,18 @@ class Folder:
     def __init__(self, folder: Path, listed: Path) -> None:
         self._folder = folder
         self._lines = Lines(listed)
+        self._numbers = np.array([number for number in range(len(self._lines)) if self._lines.line(number)], np.int64)
         self.files = [listed, *filter(_is_file, {folder / name for name in map(self._name, range(len(self))) if name})]
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self._numbers)
 
     def where(self, index: int) -> str:
-        return self._lines.where(index)
+        return self._lines.where(int(self._numbers[index]))
 
     def about(self, index: int) -> dict[str, Any]:
-        """What the list says; {} for an empty line."""
-        line = self._lines.line(index)
-        return json_line(line, self.where(index)) if line else {}
+        """What the list says."""
+        return json_line(self._lines.line(int(self._numbers[index])), self.where(index))
 
     def picture(self, index: int) -> bytes:
         where, name = self.where(index), self._name(index)

@@ -1,7 +1,8 @@
 """Text: files, folders of files, JSONL and parquet tables. A file, a line or a row is a document.
 
 Files are ``.txt``, ``.md``, ``.rst``, ``.py`` or ``.html`` (also with ``.gz``), each one document, read in the order of
-their paths. In ``.jsonl`` and ``.parquet`` the column ``text`` is taken (``options={"column": "content"}``).
+their paths. In ``.jsonl`` and ``.parquet`` the column ``text`` is taken (``options={"column": "content"}``). Empty
+lines of a JSONL file are no documents; empty texts, and null, are documents that an import leaves out and counts.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 
 from gato.data_pipelines.dataset import GivenLeaf, identity_of
 from gato.data_pipelines.episode import Episode
-from gato.data_pipelines.errors import SourceError
+from gato.data_pipelines.errors import EmptyDocument, SourceError
 from gato.data_pipelines.readers.lines import GZIP, Lines
 from gato.data_pipelines.readers.parquet import Column
 from gato.tokenizers.errors import suggest
@@ -62,11 +63,13 @@ class TextReader:
         table = self._tables[file]
         return table.where(row) if isinstance(table, (Lines, Column)) else str(self._files[file])
 
-    def read(self, index: int) -> Iterator[Episode]:
+    def read(self, index: int) -> Iterator[Episode | EmptyDocument]:
         file, row = self._place(index)
         text = self._text(file, row)
         if text:
             yield document({"text": text}, f"{self._files[file].name}:{row}")
+        elif text is not None:
+            yield EmptyDocument(f"{self.where(index)}: an empty text")
 
     def _place(self, index: int) -> tuple[int, int]:
         file = int(np.searchsorted(self._first, index, side="right")) - 1
@@ -79,8 +82,8 @@ class TextReader:
         except SourceError as error:  # one bad file among many can be left out
             return error
 
-    def _text(self, file: int, row: int) -> str:
-        """The text of a document; "" where there is none."""
+    def _text(self, file: int, row: int) -> str | None:
+        """The text of a document; None for an empty line, which is none."""
         if file != self._current:  # they are read in order: one open file is enough
             last = self._tables[self._current]
             if isinstance(last, (Lines, Column)):
@@ -94,7 +97,9 @@ class TextReader:
         where = table.where(row)
         if isinstance(table, Lines):
             line = table.line(row)
-            value = field(json_line(line, where), self._column, where) if line else None
+            if not line:
+                return None
+            value = field(json_line(line, where), self._column, where)
         else:
             value = table.value(row)
         if value is not None and not isinstance(value, str):

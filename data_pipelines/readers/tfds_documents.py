@@ -4,11 +4,14 @@ Which feature is the text is found out: ``text`` or ``captions``, else the only 
 ``options={"text": "caption_reference_description"}`` names another one, ``"objects/label"`` one inside others.
 ``options={"question": "question", "answer": "answers"}`` takes questions with answers. A record with five captions, or
 with five answers, is five documents.
+
+``options={"pairs": 5, "size": (192, 192)}`` makes documents of five pictures with their texts each, as Gato's rows have
+them (see `image_text`): of neighbouring records, because builders shuffle them when they write them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +19,15 @@ import numpy as np
 
 from gato.data_pipelines.dataset import GivenLeaf, identity_of
 from gato.data_pipelines.episode import Episode
-from gato.data_pipelines.errors import SourceError
+from gato.data_pipelines.errors import EmptyDocument, SourceError
 from gato.data_pipelines.readers.image_text import SIZE, fitted
+from gato.data_pipelines.readers.pairs import Pairs, Sample
 from gato.data_pipelines.readers.rlds import is_text, load_features, prepared_folder, skip_images
-from gato.data_pipelines.readers.text import decoded, document
+from gato.data_pipelines.readers.text import decoded
 from gato.data_pipelines.readers.tfds_records import Records
 from gato.data_pipelines.store import first_line
-from gato.tokenizers.errors import suggest
-from gato.tokenizers.spec import EpisodeSpec, LeafSpec
+from gato.tokenizers.errors import GatoError, suggest
+from gato.tokenizers.spec import LeafSpec
 
 _USUAL = ("text", "captions", "caption")
 
@@ -34,7 +38,8 @@ class TfdsDocumentsReader:
     Args:
       path: of the directory with ``features.json``, or one above it. leaves: must be empty.
       split: "": the only one, or ``train``. text: feature with the text; "": found out.
-      question, answer: features with them, in place of a text. size: of the pictures, (height, width).
+      question, answer: features with them, in place of a text.
+      size: of the pictures, (height, width). pairs: of pictures and texts in one document.
     """
 
     def __init__(
@@ -46,6 +51,7 @@ class TfdsDocumentsReader:
         question: str = "",
         answer: str = "",
         size: tuple[int, int] = SIZE,
+        pairs: int = 1,
     ) -> None:
         if leaves:
             raise SourceError(f"{path}: documents have fixed leaves; leaves and values cannot be given")
@@ -64,23 +70,38 @@ class TfdsDocumentsReader:
             for leaf, name in chosen.items()
         }
         self._image = next((key for key, value in self._features.items() if type(value).__name__ == "Image"), None)
+        if pairs != 1 and not self._image:
+            raise SourceError(f"{folder}: option pairs is for pictures with text, and no feature is a picture")
+        self._pairs = Pairs(folder, np.arange(len(self._records)), pairs)
         images = {"image": LeafSpec("image", (*self._size, 3))} if self._image else {}
-        self.jpeg = tuple(images)
-        self.spec = EpisodeSpec({**images, **dict.fromkeys(chosen, LeafSpec("text"))}, {}, "document")
-        self.identity = identity_of([*self._records.files, folder / "features.json"], split, chosen, self._size)
+        self.spec = self._pairs.spec({**images, **dict.fromkeys(chosen, LeafSpec("text"))})
+        self.jpeg = tuple(name for name, leaf in self.spec.observations.items() if leaf.modality == "image")
+        self.identity = identity_of([*self._records.files, folder / "features.json"], split, chosen, self._size, pairs)
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._pairs)
 
     def where(self, index: int, number: int = 0) -> str:
-        return self._records.where(index)
+        return self._records.where(self._pairs.members(index)[0])
 
-    def read(self, index: int) -> Iterator[Episode]:
-        where, data = self.where(index), self._records.read(index)
+    def read(self, index: int) -> Iterable[Episode | GatoError]:
+        return self._pairs.documents(index, self._samples(index))
+
+    def _samples(self, index: int) -> Iterator[Sample | GatoError]:
+        for member in self._pairs.members(index):
+            try:
+                yield from self._sample(member)
+            except SourceError as error:
+                yield error
+
+    def _sample(self, member: int) -> Iterator[Sample | GatoError]:
+        """The picture of a record with its texts, and an `EmptyDocument` for each text that is empty."""
+        where, data = self._records.where(member), self._records.read(member)
         try:
             record = self._features.deserialize_example_np(data, decoders=skip_images(self._features))
             found = {
-                leaf: list(_strings(_inside(record, path), label, where)) for leaf, (path, label) in self._texts.items()
+                leaf: list(_strings(_inside(record, path), label, where)) or [""]
+                for leaf, (path, label) in self._texts.items()
             }
         except SourceError:
             raise
@@ -92,11 +113,11 @@ class TfdsDocumentsReader:
                 found[leaf] = texts * count  # one question with several answers
             elif len(texts) != count:
                 raise SourceError(f"{where}: {len(texts)} of {'/'.join(self._texts[leaf][0])}, but {count} beside them")
-        image = {"image": fitted(record[self._image], self._size, where)} if self._image else {}
-        for number in range(count):
-            leaves = {leaf: texts[number] for leaf, texts in found.items()}
-            if all(leaves.values()):
-                yield document({**image, **leaves}, f"{index}.{number}")
+        said = [dict(zip(found, words, strict=True)) for words in zip(*found.values(), strict=True)]
+        good = [words for words in said if all(words.values())]
+        yield from [EmptyDocument(f"{where}: an empty text")] * (len(said) - len(good))
+        if good:
+            yield {"image": fitted(record[self._image], self._size, where)} if self._image else {}, good
 
     def _feature(self, folder: Path, name: str) -> Any:
         """The feature of this name. Raises SourceError with a suggestion."""

@@ -176,9 +176,12 @@ MIXTURES = st.builds(
 def write_mixture(drawn: Drawn, folder: Path) -> list[SourceConfig]:
     rng = np.random.default_rng(0)
     documents = [Episode({"text": [sentence(rng, words)]}, {}, np.zeros(1, np.float32)) for words in drawn.text]
+    missions = [missions_episode(rng, k, steps, changing=k % 2 == 0) for k, steps in enumerate(drawn.missions)]
+    for number, episode in enumerate(missions):
+        episode.metadata["agent"] = str(number // 3)  # some are alone, and nobody can prompt them
     written = {
         "vectors": (VECTORS, [vectors_episode(rng, k, steps) for k, steps in enumerate(drawn.vectors)]),
-        "missions": (MISSIONS, [missions_episode(rng, k, steps, k % 2 > 0) for k, steps in enumerate(drawn.missions)]),
+        "missions": (MISSIONS, missions),
         "text": (TEXT, documents),
         "captions": (CAPTIONS, [captions_document(rng, k) for k in range(drawn.captions)]),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -15,6 +16,7 @@ import pytest
 
 from gato.data_pipelines import import_source as module
 from gato.data_pipelines.errors import SourceError, StoreError
+from gato.data_pipelines.import_arguments import report_of
 from gato.data_pipelines.import_source import Imported, import_part, import_source, plan_import
 from gato.data_pipelines.readers.arrays import ArraysReader
 from gato.data_pipelines.readers.registry import SourceReference
@@ -165,6 +167,24 @@ def test_everything_bad_is_no_store(tmp_path):
     with pytest.raises(StoreError, match=r"no episode is left, 2 were skipped as bad; the first: .*no field 'text'"):
         run(tmp_path / "a.jsonl", tmp_path / "a", bad="skip")
     assert not (tmp_path / "a").exists()
+
+
+def test_empty_documents_are_counted(tmp_path, monkeypatch):
+    """By every process, in every part, and when the store is there already."""
+    monkeypatch.setattr(module, "PART_RECORDS", 7)
+    rows = [{"text": "x" * 50 if number % 3 else None} for number in range(60)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for processes in (1, 2):
+        done = run(tmp_path / "a.jsonl", tmp_path / str(processes), processes=processes)
+        assert (done.episodes, done.empty, done.skipped) == (40, 20, [])
+    again = run(tmp_path / "a.jsonl", tmp_path / "1")
+    assert again.already_there
+    assert again.empty == 20
+    assert "left out 20 empty documents" in list(report_of(again))
+    assert not list((tmp_path / "1").glob("part-*.json"))
+    (tmp_path / "b.jsonl").write_text('{"text": ""}\n' * 3)
+    with pytest.raises(StoreError, match="gives no episode; 3 documents are empty"):
+        run(tmp_path / "b.jsonl", tmp_path / "b")
 
 
 def test_an_empty_folder_is_no_obstacle_and_another_is_named(source, tmp_path):

@@ -1,17 +1,22 @@
 """The plan of an epoch: every unit once, windows from random offsets, prompts as in the paper."""
 
+import contextlib
 import itertools
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import make_tokenizer
+from synthetic import MISSIONS, make_tokenizer, missions_episode, sentence, write_store
 
 from gato.data_pipelines.errors import MixtureError
 from gato.data_pipelines.mixture import Source, SourceConfig, open_sources
 from gato.data_pipelines.prompts import PromptPool
 from gato.data_pipelines.windows import cut
+from gato.tokenizers.layout import Layout
+from gato.tokenizers.sequence import SequenceTokenizer
+from gato.tokenizers.text import TextTokenizer
+from gato.tokenizers.vocabulary import Vocabulary
 
 LENGTH = 128
 
@@ -126,6 +131,27 @@ def test_prompts_stay_within_task_and_agent():
     assert set(pool.partners(np.full(50, 3), draws)) == {-1}
 
 
+@pytest.mark.parametrize("why", ["alone of its agent", "alone of its split", "beside one of timesteps too wide"])
+def test_episodes_that_nobody_can_prompt(tmp_path, why):
+    """Their texts vary, so that offsets are looked up in the timesteps of the whole store."""
+    rng = np.random.default_rng(0)
+    episodes = [missions_episode(rng, number, 10 + number, changing=True) for number in range(5)]
+    if why == "alone of its agent":
+        for number, episode in enumerate(episodes):
+            episode.metadata["agent"] = f"agent {number}"
+    elif why == "beside one of timesteps too wide":
+        for episode in episodes:
+            episode.observations["mission"][3] = sentence(rng, 60)
+    path = write_store(tmp_path / "s", "s", MISSIONS, episodes)
+    held_out = why == "alone of its split"
+    source = open_one(path, expert_filter=None, prompt_probability=1.0, held_out_episodes=int(held_out))
+    for epoch in range(20):
+        plan = source.plan("held_out" if held_out else "train", 0, epoch)
+        assert (plan.prompt_episode == -1).all()
+        assert (plan.prompt_end == plan.prompt_begin).all()
+        assert plan.before[-1] == source.index.totals[source.episodes["held_out" if held_out else "train"]].sum()
+
+
 def test_prompt_limits(stores):
     width = int(open_one(stores["vectors"]).index.widest[0])
     options = {"expert_filter": None, "window_timesteps": 1, "prompt_probability": 1.0}
@@ -167,6 +193,27 @@ def test_mistakes_are_one_clear_line(stores, name, config, length, message):
     with pytest.raises(MixtureError, match=message) as error:
         open_one(stores[name], length, **config)
     assert "\n" not in str(error.value)
+
+
+def test_an_observation_too_long_for_its_positions_is_refused_before_a_row_shows_it(tmp_path):
+    """Of a later timestep of a later episode: what opening reads of the first one does not show it."""
+    rng = np.random.default_rng(0)
+    episodes = [missions_episode(rng, number, 9, changing=True) for number in range(4)]
+    episodes[2].observations["mission"][5] = sentence(rng, 500)
+    path = write_store(tmp_path / "s", "s", MISSIONS, episodes)
+    pieces = len(TextTokenizer.default().encode(episodes[2].observations["mission"][5]))
+    wanted = pieces + 2
+    assert 512 < wanted < 1000
+    words = rf"s: a timestep of episode 2 observes {wanted} tokens, .* 512 local .*model\.local_positions={wanted}"
+    with pytest.raises(MixtureError, match=words) as error:
+        open_one(path, 1024)
+    assert "\n" not in str(error.value)
+    for positions, good in ((wanted, True), (wanted - 1, False)):
+        tokenizer = SequenceTokenizer(Vocabulary(), TextTokenizer.default(), Layout(), positions)
+        with contextlib.nullcontext() if good else pytest.raises(MixtureError):
+            source = open_sources([SourceConfig(path)], tokenizer, 1024, 0)[0]
+            stored = source.store.episode(2)
+            tokenizer.tokenize(stored.observations, stored.actions, source.store.spec)
 
 
 def test_mixtures_need_sources_of_different_names(stores):

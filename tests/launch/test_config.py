@@ -11,7 +11,15 @@ import pytest
 from ml_collections import ConfigDict
 
 from gato.launch import cli
-from gato.launch.config import ConfigError, apply_override, load_config, shipped_configs, sources_in, train_config
+from gato.launch.config import (
+    ConfigError,
+    apply_override,
+    load_config,
+    shipped_configs,
+    sources_in,
+    train_config,
+    without_data,
+)
 from gato.model.presets import preset
 from gato.tokenizers.errors import GatoError
 
@@ -184,6 +192,37 @@ def test_the_papers_mixture_lists_what_is_missing(tmp_path: Path) -> None:
         load_config(f"mixtures/gato_paper:{tmp_path},redistribut")
     with pytest.raises(ConfigError, match="none of the paper's domains"):
         load_config(f"mixtures/gato_paper:{tmp_path / 'meta_world'}")
+
+
+MIXTURE = """
+from gato.launch.config import default_config, domain_in
+
+def get_config(folder):
+    config = default_config()
+    config.model.preset = "tiny"
+    config.sources = [
+        *domain_in(f"{folder}/meta_world", 2.0, held_out_episodes=5),
+        *domain_in(f"{folder}/books", 1.0),
+    ]
+    return config
+"""
+
+
+def test_a_weight_for_a_domain_is_shared_by_its_stores(tmp_path: Path) -> None:
+    for name, steps in (("meta_world/reach", 30), ("meta_world/door/push", 10), ("books", 5)):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "store.json").write_text(json.dumps({"timesteps": steps}))
+    file = tmp_path / "mixture.py"
+    file.write_text(MIXTURE)
+    config = train_config(load_config(f"{file}:{tmp_path}"))
+    weights = {Path(source.path).name: source.weight for source in config.sources}
+    assert weights == pytest.approx({"push": 0.5, "reach": 1.5, "books": 1.0})
+    assert [source.held_out_episodes for source in config.sources] == [5, 5, 0]
+    with pytest.raises(ConfigError, match=r"nowhere/meta_world: holds no stores"):
+        load_config(f"{file}:{tmp_path / 'nowhere'}")
+    with without_data():  # `gato plan` needs no data
+        planned = load_config(f"{file}:{tmp_path / 'nowhere'}")
+    assert [source["weight"] for source in planned.sources] == [2.0, 1.0]
 
 
 DEFAULTS = """

@@ -204,6 +204,23 @@ def test_image_and_question_documents() -> None:
         TOKENIZER.tokenize({"question": ["a"], "answer": ["b"]}, None, spec)
 
 
+def test_the_positions_of_each_picture_of_a_document_begin_anew() -> None:
+    """Five pairs in a row are five observations one after the other; together they may have more than 512 patches."""
+    size = (192, 192, 3)
+    pair = {"image": LeafSpec("image", size), "text": LeafSpec("text")}
+    leaves = {f"{name}_{k}": leaf for k in range(5) for name, leaf in pair.items()}
+    spec = EpisodeSpec.of(leaves, {}, "document")
+    pictures = {f"image_{k}": np.full((1, *size), k, np.uint8) for k in range(5)}
+    tokens = TOKENIZER.tokenize({**pictures, **{f"text_{k}": [[1500 + k]] for k in range(5)}}, {}, spec)
+    assert tokens.local_position.tolist() == [*[*range(144), NO_POSITION] * 5, NO_POSITION]
+    np.testing.assert_array_equal(tokens.patches[tokens.patch_index[145 * 3 : 145 * 3 + 144]], 3)
+    assert TOKENIZER.observed_tokens(spec) == 144
+    too_large = EpisodeSpec.of({"image": LeafSpec("image", (368, 368, 3)), "text": LeafSpec("text")}, {}, "document")
+    assert TOKENIZER.observed_tokens(too_large) == 23 * 23
+    with pytest.raises(SpecError, match="529 tokens, but there are 512"):
+        TOKENIZER.tokenize({"image": np.zeros((1, 368, 368, 3), np.uint8), "text": [[1]]}, {}, too_large)
+
+
 def test_documents_hold_text_and_images_only() -> None:
     spec = EpisodeSpec.of({"speed": LeafSpec("continuous")}, {}, "document")
     with pytest.raises(SpecError, match="'speed'"):

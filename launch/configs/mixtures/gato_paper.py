@@ -13,13 +13,12 @@ trained, until ``mixtures/gato_paper:DATA,redistribute`` gives their weight to t
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from gato.launch.config import ConfigError, default_config, sources_in, stores_in
+from gato.launch.config import ConfigError, default_config, domain_in, stores_in
 
 # Domain -> per cent of the tokens.
 CONTROL = {
@@ -74,14 +73,5 @@ def sources(folder: str, redistribute: bool = False) -> list[dict[str, Any]]:
             f"{folder}: missing {', '.join(missing)} ({share:.2f} % of the tokens); import them, or give their weight "
             f"to the others with --config=mixtures/gato_paper:{folder},redistribute"
         )
-    return [source for domain in there for source in _domain(Path(folder, domain), WEIGHTS[domain])]
-
-
-def _domain(folder: Path, weight: float) -> list[dict[str, Any]]:
-    found = sources_in(str(folder), held_out_episodes=5, expert_filter=0.8)
-    steps = [_timesteps(Path(source["path"])) for source in found]
-    return [{**source, "weight": weight * count / sum(steps)} for source, count in zip(found, steps, strict=True)]
-
-
-def _timesteps(store: Path) -> int:
-    return max(1, int(json.loads((store / "store.json").read_text()).get("timesteps", 1)))
+    settings = {"held_out_episodes": 5, "expert_filter": 0.8}
+    return [source for name in there for source in domain_in(f"{folder}/{name}", WEIGHTS[name], **settings)]

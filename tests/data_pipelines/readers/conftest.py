@@ -25,4 +25,19 @@ def imported(tmp_path: Path) -> Callable[..., Store]:
     return run
 
 
+@pytest.fixture
+def described(tmp_path: Path) -> Callable[..., Path]:
+    """``described(source, **options)`` -> a file with a `DatasetSpec` of five pairs."""
+
+    def write(source: Path, **options: Any) -> Path:
+        options = {"pairs": 5, "size": (192, 192)} | options
+        (tmp_path / "mine.py").write_text(
+            "from gato.data_pipelines.dataset import DatasetSpec\n"
+            f"MINE = DatasetSpec(source={str(source)!r}, options={options!r})\n"
+        )
+        return tmp_path / "mine.py"
+
+    return write
+
+
 sys.path.insert(0, str(Path(__file__).parent))  # `tfds_files`: importlib mode does not put the folder on the path

@@ -110,29 +110,15 @@ def test_a_bad_first_line_can_be_skipped_and_nothing_of_a_bad_one_is_kept(tmp_pa
     assert "line 5: captions and questions in one source" in why[1]
 
 
-def test_several_pairs_in_a_document(tmp_path, imported):
-    """Gato's rows of five: every picture is in one of them, in random company; the last is filled up."""
-    shop(tmp_path / "shop", 7, (64, 64))
-    (tmp_path / "mine.py").write_text(
-        "from gato.data_pipelines.dataset import DatasetSpec\n"
-        f"MINE = DatasetSpec(source={str(tmp_path / 'shop')!r}, options={{'pairs': 5, 'size': (64, 64)}})\n"
-    )
-    store = imported(tmp_path / "mine.py")
-    assert list(store.spec.observations)[:4] == ["image_1", "text_1", "image_2", "text_2"]
-    assert len(store.spec.observations) == 10
-    assert len(store) == 4  # two groups of pictures, two captions each
-    seen = []
-    for k in range(4):
-        observations = store.episode(k).observations
-        for number in range(1, 6):
-            (text,) = observations[f"text_{number}"]
-            word, _, which = text.partition(" ")
-            assert word == ("thing", "object")[k % 2]
-            expected = decoded(picture(int(which), (64, 64)))
-            np.testing.assert_array_equal(observations[f"image_{number}"][0], expected)
-            seen.append(text)
-    assert set(seen) == {f"{word} {k}" for word in ("thing", "object") for k in range(7)}
-    assert seen[:5] != [f"thing {k}" for k in range(5)]
+def test_an_empty_object_is_no_empty_line(tmp_path, imported):
+    shop(tmp_path / "shop", 2)
+    listed = tmp_path / "shop" / "captions.jsonl"
+    listed.write_text(listed.read_text().replace("\n", "\n\n{}\n"))
+    with pytest.raises(SourceError, match=r"captions\.jsonl: line 3: no field 'text', nor 'question' and 'answer'"):
+        imported(tmp_path / "shop")
+    store = imported(tmp_path / "shop", dest="rest", bad="skip")
+    assert len(store) == 4
+    assert store.metadata["import"]["skipped"] == 1
 
 
 def test_one_question_with_several_answers(tmp_path, imported):

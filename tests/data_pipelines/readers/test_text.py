@@ -10,6 +10,7 @@ import pytest
 
 from gato.data_pipelines.errors import SourceError
 from gato.data_pipelines.readers.lines import Lines
+from gato.data_pipelines.text_corpus import texts_of
 
 
 def texts(store):
@@ -25,6 +26,7 @@ def test_a_folder_of_files(tmp_path, imported):
     (folder / "empty.txt").write_text("")
     store = imported(folder)
     assert texts(store) == ["first", "zweites — ü", "third"]
+    assert store.metadata["import"]["empty"] == 1
     assert store.spec.kind == "document"
     assert store.name == "book"
     (folder / "picture.png").write_bytes(b"\x89PNG")
@@ -41,6 +43,22 @@ def test_jsonl_and_parquet(tmp_path, imported):
     parquet = pytest.importorskip("pyarrow.parquet")
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "b.parquet", row_group_size=7)
     assert texts(imported(tmp_path / "b.parquet", dest="p")) == [row["text"] for row in rows]
+
+
+def test_empty_documents_are_left_out_and_counted(tmp_path, imported):
+    """Whatever is said about bad data: they are not bad. An empty line is no document."""
+    rows = [{"text": "a"}, {"text": None}, {"text": ""}, {"text": "b"}]
+    (tmp_path / "a.jsonl").write_text("\n\n".join(map(json.dumps, rows)) + "\n\n")
+    store = imported(tmp_path / "a.jsonl")
+    assert texts(store) == ["a", "b"]
+    assert (store.metadata["import"]["empty"], store.metadata["import"]["skipped"]) == (2, 0)
+    assert list(texts_of([tmp_path / "a.jsonl"])) == ["a", "b"]
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "b.parquet")
+    store = imported(tmp_path / "b.parquet", dest="p", bad="skip")
+    assert texts(store) == ["a", "b"]
+    assert (store.metadata["import"]["empty"], store.metadata["import"]["skipped"]) == (2, 0)
 
 
 def test_mistakes_name_the_place(tmp_path, imported):
