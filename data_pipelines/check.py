@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gato.data_pipelines.draws import permutation
-from gato.data_pipelines.episode import check_episode
+from gato.data_pipelines.episode import mistakes
 from gato.data_pipelines.progress import progress as show_progress
 from gato.data_pipelines.ranges import outside
 from gato.data_pipelines.store import Store
@@ -18,7 +18,7 @@ from gato.tokenizers.continuous import is_companded
 from gato.tokenizers.errors import GatoError
 from gato.tokenizers.spec import LeafSpec
 
-LISTED = 20  # bad episodes that are kept word by word
+LISTED = 20  # bad episodes that a terminal or a page shows; a `StoreReport` has them all
 DISTINCT = 100_000  # different values that are told apart; a corpus has as many texts as documents
 
 
@@ -57,8 +57,7 @@ class StoreReport:
       episodes, timesteps: that it holds; checked: episodes that were read.
       lengths, returns: quantiles 0, 25, 50, 75, 100 %.
       leaves: one report each. bytes: on the disk.
-      violations: (episode, message) of at most LISTED bad episodes: file, episode, leaf and step of each thing that is
-        wrong. violated: how many episodes are bad.
+      violations: (episode, message) of each bad episode: file, episode, leaf and step of each thing that is wrong.
       skipped: records that the import left out.
     """
 
@@ -73,14 +72,18 @@ class StoreReport:
     bytes: int
     metadata: dict[str, Any]
     violations: list[tuple[int, str]]
-    violated: int
     skipped: int
+
+    @property
+    def violated(self) -> int:
+        """How many episodes are bad."""
+        return len(self.violations)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values of everything."""
         report = dataclasses.asdict(self)
         leaves = [{**dataclasses.asdict(leaf), "spec": leaf.spec.to_json()} for leaf in self.leaves]
-        return {**report, "path": str(self.path), "leaves": leaves}
+        return {**report, "path": str(self.path), "leaves": leaves, "violated": self.violated}
 
 
 def check_store(path: Path | str, episodes: int | None = None, progress: bool = True) -> StoreReport:
@@ -103,13 +106,11 @@ def check_store(path: Path | str, episodes: int | None = None, progress: bool = 
         for leaf_path, leaf in leaves.items()
     }
     violations: list[tuple[int, str]] = []
-    violated = 0
     with show_progress(len(chosen), "checking", progress) as advance:
         for number in chosen.tolist():
             wrong = _check_episode(store, number, measures)
             advance(1, store.name)
-            violated += bool(wrong)
-            if wrong and len(violations) < LISTED:
+            if wrong:
                 violations.append((number, "; ".join(wrong)))
     quantiles = (0, 25, 50, 75, 100)
     return StoreReport(
@@ -124,7 +125,6 @@ def check_store(path: Path | str, episodes: int | None = None, progress: bool = 
         bytes=sum(shard["bytes"] for shard in store.shards),
         metadata=store.metadata,
         violations=violations,
-        violated=violated,
         skipped=int(store.metadata.get("import", {}).get("skipped", 0)),
     )
 
@@ -135,17 +135,12 @@ def _check_episode(store: Store, number: int, measures: dict[str, _Measure]) -> 
         episode = store.episode(number)
     except GatoError as error:
         return [f"episode {number}: {error}"]
-    where = f"{store.file_of(number)}: episode {number}"
-    outside = []
+    wrong = list(mistakes(episode, store.spec))
     for name, measure in measures.items():
         group, _, leaf_path = name.partition(".")
         values = (episode.observations if group == "observations" else episode.actions)[leaf_path]
-        outside += measure.add(values)
-    try:
-        check_episode(episode, store.spec, where)
-    except GatoError as error:
-        return [str(error)]
-    return [f"{where}: {outside[0]}", *outside[1:]] if outside else []
+        wrong += measure.add(values)
+    return [f"{store.file_of(number)}: episode {number}: {wrong[0]}", *wrong[1:]] if wrong else []
 
 
 class _Measure:

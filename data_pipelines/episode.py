@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -57,54 +57,63 @@ def check_step(values: Mapping[str, Any], leaves: Mapping[str, LeafSpec], where:
 
 def check_episode(episode: Episode, spec: EpisodeSpec, where: str) -> None:
     """Raises `SpecError` that names the place and the field if the episode does not match its spec."""
+    mistake = next(mistakes(episode, spec), None)
+    if mistake is not None:
+        raise SpecError(f"{where}: {mistake}")
+
+
+def mistakes(episode: Episode, spec: EpisodeSpec) -> Iterator[str]:
+    """What does not match the spec, with field and step: the first of each leaf, the first of the rewards."""
     steps = len(episode)
     if steps == 0:
-        raise SpecError(f"{where}: the episode has no timestep")
+        yield "the episode has no timestep"
+        return
     if not np.isfinite(episode.rewards).all():
-        raise SpecError(f"{where}: rewards: NaN or infinity at step {int(np.argmin(np.isfinite(episode.rewards)))}")
+        yield f"rewards: NaN or infinity at step {int(np.argmin(np.isfinite(episode.rewards)))}"
     for group, leaves, arrays in (
         ("observations", spec.observations, episode.observations),
         ("actions", spec.actions, episode.actions),
     ):
         if set(leaves) != set(arrays):
             missing, extra = sorted(set(leaves) - set(arrays)), sorted(set(arrays) - set(leaves))
-            raise SpecError(f"{where}: {group}: missing {missing or 'nothing'}, not in the spec {extra or 'nothing'}")
+            yield f"{group}: missing {missing or 'nothing'}, not in the spec {extra or 'nothing'}"
         for path, leaf in leaves.items():
-            _check_leaf(arrays[path], leaf, steps, f"{where}: {group}.{path}")
+            mistake = _mistake(arrays[path], leaf, steps) if path in arrays else ""
+            if mistake:
+                yield f"{group}.{path}: {mistake}"
 
 
-def _check_leaf(values: Any, leaf: LeafSpec, steps: int, where: str) -> None:
+def _mistake(values: Any, leaf: LeafSpec, steps: int) -> str:
+    """The first thing that is wrong with the values of a leaf; "" if nothing is."""
     if len(values) != steps:
-        raise SpecError(f"{where}: {len(values)} steps, but the episode has {steps}")
+        return f"{len(values)} steps, but the episode has {steps}"
     if leaf.modality == "text":
         for step, value in enumerate(values):
             if not isinstance(value, str):
-                raise SpecError(f"{where}: step {step}: {type(value).__name__} instead of a string")
+                return f"step {step}: {type(value).__name__} instead of a string"
             try:
                 value.encode()
             except UnicodeEncodeError as error:
-                raise SpecError(f"{where}: step {step}: text that is not UTF-8 ({error.reason}); clean it") from None
-        return
+                return f"step {step}: text that is not UTF-8 ({error.reason}); clean it"
+        return ""
     if leaf.modality == "image" and isinstance(values[0], bytes):
         for step, file in enumerate(values):
             try:
                 jpeg.decode(file, leaf.shape)
             except ValueError as error:
-                raise SpecError(f"{where}: step {step}: {error}") from None
-        return
+                return f"step {step}: {error}"
+        return ""
     array = np.asarray(values)
     if array.shape[1:] != leaf.shape:
-        raise SpecError(f"{where}: shape {array.shape[1:]} a step, the spec says {leaf.shape}")
-    if leaf.modality == "image" and array.dtype != np.uint8:
-        raise SpecError(f"{where}: dtype {array.dtype}, images are uint8")
+        return f"shape {array.shape[1:]} a step, the spec says {leaf.shape}"
+    if leaf.modality == "image":
+        return "" if array.dtype == np.uint8 else f"dtype {array.dtype}, images are uint8"
     if leaf.modality == "discrete":
         if array.dtype.kind not in "iub":
-            raise SpecError(f"{where}: dtype {array.dtype}, discrete values are integers")
+            return f"dtype {array.dtype}, discrete values are integers"
         bad = (array < 0) | (array >= leaf.values)
         if bad.any():
-            step = int(np.argwhere(bad)[0][0])
-            raise SpecError(f"{where}: step {step}: value {array[bad][0]} outside 0..{(leaf.values or 0) - 1}")
-    if leaf.modality == "continuous":
-        bad = ~np.isfinite(array)
-        if bad.any():
-            raise SpecError(f"{where}: step {int(np.argwhere(bad)[0][0])}: NaN or infinity")
+            return f"step {int(np.argwhere(bad)[0][0])}: value {array[bad][0]} outside 0..{(leaf.values or 0) - 1}"
+        return ""
+    bad = ~np.isfinite(array)
+    return f"step {int(np.argwhere(bad)[0][0])}: NaN or infinity" if bad.any() else ""

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gato.data_pipelines.check import DISTINCT, LeafReport, StoreReport, check_store
+from gato.data_pipelines.check import DISTINCT, LISTED, LeafReport, StoreReport, check_store
 from gato.data_pipelines.import_arguments import reference_of, report_of
 from gato.data_pipelines.import_source import import_source
 from gato.launch.scores import PIPED_WIDTH
@@ -98,10 +98,10 @@ def _print(report: StoreReport, console: Console) -> None:
     if report.skipped:
         words = f"{report.skipped:,} records were skipped by the import[/]: {escape(str(report.path))}/skipped.jsonl"
         console.print(f"  [yellow]{words}", soft_wrap=True)
-    for _, message in report.violations:
+    for _, message in report.violations[:LISTED]:
         console.print(f"  [red]{escape(message)}[/]", soft_wrap=True)  # one line each, for grep
-    if report.violated > len(report.violations):
-        console.print(f"  [red]... and {report.violated - len(report.violations):,} more bad episodes[/]")
+    if report.violated > LISTED:
+        console.print(f"  [red]... and {report.violated - LISTED:,} more bad episodes: --json FILE lists all[/]")
     console.print("  [red]not fit for training[/]" if report.violated else "  [green]nothing is wrong[/]")
 
 

@@ -6,7 +6,8 @@
     terminated, truncated, success, ...   scalars, optional: how it ended, and metadata of the episode
 
 An npz file has the same names as keys; nested leaves have a dot or a slash more. An HDF5 file holds them itself, or a
-group for each of its episodes. One file or a folder of them is a source. Beside the data may stand ``spec.json``:
+group for each of its episodes. One file or a folder of them is a source; episodes are read in the order of their names,
+numbers in them by value. Beside the data may stand ``spec.json``:
 
     {"observations": {"NAME": {"modality": "discrete", "values": 4}}, "actions": {...}, "metadata": {"task": "..."}}
 """
@@ -14,7 +15,9 @@ group for each of its episodes. One file or a folder of them is a source. Beside
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -45,7 +48,8 @@ class ArraysReader:
 
     def __init__(self, path: Path, leaves: Mapping[str, GivenLeaf]) -> None:
         self._path = path
-        files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES) if path.is_dir() else [path]
+        files = [file for file in path.iterdir() if file.suffix in SUFFIXES] if path.is_dir() else [path]
+        files.sort(key=lambda file: natural(file.name))
         if any(file.suffix == NPZ for file in files) and any(file.suffix in HDF5 for file in files):
             raise SourceError(f"{path}: holds both npz and HDF5 files; put them into two folders, they are two sources")
         # (file, group of an HDF5 file; "": the file itself)
@@ -142,8 +146,11 @@ class ArraysReader:
                 _gather(opened[group] if group else opened, "", arrays)
         else:
             try:
-                with np.load(file, allow_pickle=False) as opened:
-                    arrays = {name.replace("/", "."): opened[name] for name in opened.files}
+                with zipfile.ZipFile(file) as opened:
+                    arrays = {
+                        name.removesuffix(".npy").replace("/", "."): _array(opened.read(name))
+                        for name in opened.namelist()
+                    }
             except (
                 OSError,
                 ValueError,
@@ -170,7 +177,27 @@ def _groups(file: Path) -> list[str]:
         if any(name in opened for name in GROUPS):
             return [""]
         # None is what h5py gives for a damaged group: an episode that cannot be read, not one that is not there.
-        return sorted(name for name, item in opened.items() if item is None or hasattr(item, "items"))
+        groups = [name for name, item in opened.items() if item is None or hasattr(item, "items")]
+        return sorted(groups, key=natural)
+
+
+def natural(name: str) -> tuple[list[Any], str]:
+    """A key for sorting: "episode_2" before "episode_10", as they were recorded (`expert_return` relies on it)."""
+    parts: list[Any] = re.split("([0-9]+)", name)
+    parts[1::2] = map(int, parts[1::2])
+    return parts, name
+
+
+def _array(file: bytes) -> np.ndarray:
+    """The array of a member of an npz file, which was read as a whole so that zip compared its checksum.
+
+    NumPy itself reads as far as the array's header says; a damaged header may say less, and nobody would notice.
+    """
+    stream = io.BytesIO(file)
+    array = np.lib.format.read_array(stream, allow_pickle=False)
+    if stream.read(1):
+        raise ValueError("an array is longer than its header says")
+    return array
 
 
 @contextlib.contextmanager

@@ -42,8 +42,7 @@ def _prepared(path: Path, key: str = "") -> bool:
 
 def _rlu(path: Path) -> bool:
     shards = [path] if path.is_file() else path.glob(rlu_raw.SHARDS) if path.is_dir() else []
-    first = next((file for file in shards if file.match(rlu_raw.SHARDS) and file.is_file()), None)
-    return first is not None and rlu_raw.is_gzip(first)
+    return any(file.match(rlu_raw.SHARDS) and file.is_file() and rlu_raw.is_gzip(file) for file in shards)
 
 
 def _text(path: Path) -> bool:

@@ -25,7 +25,7 @@ from gato.data_pipelines.readers.lerobot_video import frames
 from gato.tokenizers.spec import LeafSpec
 
 OBSERVATION, ACTION, TASK = "observation.", "action", "task"
-REWARD = "next.reward"
+REWARD, SUCCESS = "next.reward", "next.success"
 
 
 class LeRobotReader:
@@ -83,7 +83,7 @@ class LeRobotReader:
             for path, leaf in getattr(self.spec, group).items():
                 name = f"{group}.{path}"
                 if name not in self._columns:
-                    texts = [self._meta.tasks.get(int(number)) for number in rows["task_index"]]
+                    texts = [self._meta.tasks.get(int(number)) for number in rows[lerobot_meta.TASK_INDEX]]
                     if None in texts:
                         raise SourceError(f"{where}: a task_index that meta/tasks does not name")
                     groups[group][path] = texts
@@ -93,7 +93,7 @@ class LeRobotReader:
                     raw = rows[self._columns[name]]
                     groups[group][path] = values_of(_stacked(raw, f"{where}: {name}"), leaf, f"{where}: {name}")
         rewards = np.asarray(rows.get(REWARD, np.zeros(about.length)), np.float32).reshape(about.length)
-        success = rows.get("next.success")
+        success = rows.get(SUCCESS)
         metadata: dict[str, Any] = {"episode_id": str(about.index)}
         if success is not None:
             metadata["success"] = bool(np.any(np.asarray(success)))
@@ -111,12 +111,20 @@ class LeRobotReader:
         if (np.diff(chosen) != 1).any():
             raise SourceError(f"{where}: its rows do not follow each other")
         first, last = int(chosen[0]), int(chosen[-1]) + 1
-        rows = {name: values[first:last] for name, values in table.items()}
         needed = {feature for feature in self._columns.values() if self._meta.features[feature]["dtype"] != "video"}
-        missing = sorted((needed | ({"task_index"} if TASK in self.spec.observations else set())) - set(rows))
+        needed |= {REWARD, SUCCESS} & set(self._meta.features)
+        needed |= {lerobot_meta.TASK_INDEX} if TASK in self.spec.observations else set()
+        missing = sorted(needed - set(table.column_names))
         if missing:
             raise SourceError(f"{where}: no column {missing[0]!r}")
-        return rows
+        # What the description lost would be left out in silence.
+        known = (REWARD, SUCCESS, lerobot_meta.TASK_INDEX)
+        mine = {name for name in table.column_names if _leaf_of(name)[0] or name in known}
+        unknown = sorted(mine - set(self._meta.features))
+        if unknown:
+            raise SourceError(f"{where}: a column {unknown[0]!r}, which meta/info.json does not list")
+        # Only now Python values, of this episode: those of a whole file are many times its size.
+        return lerobot_meta.columns_of(table.select(sorted(needed)).slice(first, last - first), about.data)
 
     def _pictures(
         self, about: lerobot_meta.EpisodeFiles, feature: str, rows: Mapping[str, list[Any]], leaf: LeafSpec, where: str
@@ -170,10 +178,10 @@ def _stacked(raw: list[Any], where: str) -> Any:
 
 
 @functools.lru_cache(maxsize=2)
-def _table(file: Path, modified: int) -> tuple[dict[str, list[Any]], np.ndarray, set[int]]:
-    """The columns of a file, the episode of each row, and the episodes that have rows."""
-    table = lerobot_meta.read_table(file)
-    numbers = np.asarray(table.get("episode_index", []))
+def _table(file: Path, modified: int) -> tuple[Any, np.ndarray, set[int]]:
+    """The Arrow table of a file, the episode of each row, and the episodes that have rows."""
+    table = lerobot_meta.open_table(file)
+    numbers = table["episode_index"].to_numpy() if "episode_index" in table.column_names else np.zeros(0)
     if numbers.dtype.kind not in "iu":
         raise SourceError(f"{file}: no column episode_index of whole numbers")
     return table, numbers, set(np.unique(numbers).tolist())

@@ -17,6 +17,7 @@ from gato.data_pipelines.readers.text import json_line, lines
 from gato.data_pipelines.readers.tfds_records import read_json
 from gato.data_pipelines.store import first_line
 
+TASK_INDEX = "task_index"  # of a row: which task's words it belongs to
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 
 
@@ -65,7 +66,7 @@ def load(path: Path) -> Meta:
         videos = [name for name, about in features.items() if about["dtype"] == "video"]
         old = version != "v3.0"
         episodes = list((_episodes_of_v2 if old else _episodes_of_v3)(path, info, videos))
-        tasks = _tasks_of_v2(path) if old else _tasks_of_v3(path)
+        tasks = (_tasks_of_v2 if old else _tasks_of_v3)(path) if TASK_INDEX in features else {}
         found = Meta(
             fps=float(info["fps"]),
             robot=str(info.get("robot_type", "")),
@@ -99,12 +100,20 @@ def _check_episodes(path: Path, episodes: list[EpisodeFiles], count: int, steps:
         raise SourceError(f"{path}/meta: episode {number} is listed {times} times")
 
 
-def read_table(file: Path) -> dict[str, list[Any]]:
-    """Column -> Python values of a parquet file."""
+def open_table(file: Path) -> Any:
+    """The Arrow table of a parquet file; the pages' checksums are verified. Raises SourceError."""
     parquet = require("pyarrow.parquet", "LeRobot data sets")
     try:
-        return parquet.ParquetFile(file, page_checksum_verification=True).read().to_pydict()
+        return parquet.ParquetFile(file, page_checksum_verification=True).read()
     except Exception as error:  # pyarrow raises many kinds
+        raise SourceError(f"{file}: cannot be read: {first_line(error)}") from error
+
+
+def columns_of(table: Any, file: Path) -> dict[str, list[Any]]:
+    """Column -> Python values of an Arrow table. Raises SourceError."""
+    try:
+        return table.to_pydict()
+    except Exception as error:  # e.g. text that is not UTF-8
         raise SourceError(f"{file}: cannot be read: {first_line(error)}") from error
 
 
@@ -120,7 +129,9 @@ def _episodes_of_v2(path: Path, info: dict[str, Any], videos: list[str]) -> Iter
 
 def _episodes_of_v3(path: Path, info: dict[str, Any], videos: list[str]) -> Iterator[EpisodeFiles]:
     for file in sorted((path / "meta" / "episodes").rglob("*.parquet")):
-        table = read_table(file)
+        whole = open_table(file)
+        # Beside the places stand dozens of columns of statistics.
+        table = columns_of(whole.select([name for name in whole.column_names if not name.startswith("stats/")]), file)
         for row, index in enumerate(table["episode_index"]):
             place = {"chunk_index": table["data/chunk_index"][row], "file_index": table["data/file_index"][row]}
             found = {}
@@ -133,17 +144,13 @@ def _episodes_of_v3(path: Path, info: dict[str, Any], videos: list[str]) -> Iter
 
 def _tasks_of_v2(path: Path) -> dict[int, str]:
     file = path / "meta" / "tasks.jsonl"
-    if not file.exists():
-        return {}
     rows = [json_line(line, f"{file}: line {number}") for number, line in enumerate(lines(file), 1)]
     return {int(row["task_index"]): str(row["task"]) for row in rows}
 
 
 def _tasks_of_v3(path: Path) -> dict[int, str]:
     file = path / "meta" / "tasks.parquet"
-    if not file.exists():
-        return {}
-    table = read_table(file)
+    table = columns_of(open_table(file), file)
     names = table.get("task") or table.get("__index_level_0__")  # pandas keeps the words as its index
     if names is None:
         raise SourceError(f"{file}: no column 'task'")

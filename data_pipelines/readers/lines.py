@@ -17,6 +17,12 @@ _CHUNK = 1 << 20
 _NEWLINE = 10
 
 
+def check_packed(file: Path) -> None:
+    """Raises EOFError if a .gz file has no byte, as a killed copy leaves it: to gzip it is a file of nothing."""
+    if file.name.endswith(GZIP) and not file.stat().st_size:
+        raise EOFError("no byte in it; copy it again")
+
+
 class Lines:
     """Opening reads the file once, to count. Reading in order goes straight on; anything else seeks.
 
@@ -34,6 +40,7 @@ class Lines:
         self._last = -1, b""  # a line is often asked for twice
         offset, last = 0, _NEWLINE
         try:
+            check_packed(file)
             with self._opened() as stream:
                 while chunk := stream.read(_CHUNK):
                     begins = np.flatnonzero(np.frombuffer(chunk, np.uint8) == _NEWLINE) + offset + 1

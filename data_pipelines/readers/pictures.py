@@ -14,6 +14,7 @@ from gato.data_pipelines.errors import SourceError
 from gato.tokenizers.spec import LeafSpec
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+_PNG = b"\x89PNG"
 
 
 def images(raw: Sequence[Any], leaf: LeafSpec, where: str, *, as_files: bool = False) -> Any:
@@ -40,12 +41,15 @@ def images(raw: Sequence[Any], leaf: LeafSpec, where: str, *, as_files: bool = F
 def decode(file: bytes, where: str) -> np.ndarray:
     """uint8 [H, W, 1 or 3] of an image file; transparency is dropped. Raises SourceError if it is damaged."""
     try:
+        if file.startswith(_PNG):
+            with Image.open(io.BytesIO(file), formats=("PNG",)) as image:
+                image.verify()  # Pillow compares the checksums of the pixels here only, not where it decodes them
         with Image.open(io.BytesIO(file), formats=FORMATS) as image:
             mode = "L" if image.mode in ("L", "1") else "RGB"
             array = np.asarray(image.convert(mode))
     except UnidentifiedImageError:
         raise SourceError(f"{where}: no image file ({', '.join(FORMATS)}), or its beginning is damaged") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, IndexError, Image.DecompressionBombError) as error:
         raise SourceError(f"{where}: a damaged image: {error}") from error
     return array[..., None] if array.ndim == 2 else array
 

@@ -43,15 +43,18 @@ Layout = Callable[[Mapping[str, Any], str], Values]
 class RluRawReader:
     """See the module. ``path``: a folder of shards, or one of them."""
 
-    jpeg = unreadable = ()
+    jpeg = ()
 
     def __init__(self, path: Path, leaves: Mapping[str, GivenLeaf]) -> None:
-        self._files = [path] if path.is_file() else sorted(file for file in path.glob(SHARDS) if is_gzip(file))
-        if not self._files:
+        self._files = [path] if path.is_file() else _shards(path)
+        found = {index: error for index, file in enumerate(self._files) if (error := _unreadable(file)) is not None}
+        self.unreadable = list(found.values())
+        there = [index for index in range(len(self._files)) if index not in found]
+        if not there:
             raise SourceError(f"{path}: no gzip-compressed shard called NAME-00000-of-00100 in it")
         self.name = path.name if path.is_dir() else path.parent.name
         self.identity = identity_of(self._files, sorted(map(repr, leaves.items())))
-        self._layout, known, shapes = first_good(len(self._files), self._model)
+        self._layout, known, shapes = first_good(len(there), lambda number: self._model(there[number]))
         table = Leaves({**known, **leaves}, str(path))
         groups: dict[str, dict[str, LeafSpec]] = {"observations": {}, "actions": {}}
         for name, (dtype, shape, image) in shapes.items():
@@ -125,8 +128,27 @@ def is_gzip(file: Path) -> bool:
         return opened.read(2) == b"\x1f\x8b"
 
 
+def _shards(folder: Path) -> list[Path]:
+    """The files that belong there, those that are missing among them: the name of one says how many there are."""
+    found = set(folder.glob(SHARDS))
+    for start, count in {(file.name[: -len("00000-of-00100")], file.name[-5:]) for file in found}:
+        found |= {folder / f"{start}{number:05d}-of-{count}" for number in range(int(count))}
+    return sorted(found)
+
+
+def _unreadable(file: Path) -> SourceError | None:
+    """The error of a shard that is not there, or is no gzip file: one of no bytes would pass for one of no episodes."""
+    if not file.exists():
+        count = int(file.name.rpartition("-")[2])
+        return SourceError(f"{file}: missing; by their names there are {count} shards, copy the data set again")
+    return None if is_gzip(file) else SourceError(f"{file}: no gzip file; copy it again")
+
+
 def _examples(file: Path) -> Iterator[Mapping[str, Any]]:
-    """The features of each record, as lists. Raises SourceError where the file is damaged."""
+    """The features of each record, as lists. Raises SourceError where the file is damaged or missing."""
+    unreadable = _unreadable(file)
+    if unreadable is not None:
+        raise unreadable
     proto = require("tensorflow_datasets.core.example_parser", "RL Unplugged files").tf_example_pb2
     number = 0
     try:

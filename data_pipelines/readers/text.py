@@ -19,7 +19,7 @@ import numpy as np
 from gato.data_pipelines.dataset import GivenLeaf, identity_of
 from gato.data_pipelines.episode import Episode
 from gato.data_pipelines.errors import EmptyDocument, SourceError
-from gato.data_pipelines.readers.lines import GZIP, Lines
+from gato.data_pipelines.readers.lines import GZIP, Lines, check_packed
 from gato.data_pipelines.readers.parquet import Column
 from gato.tokenizers.errors import suggest
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
@@ -132,6 +132,7 @@ def _suffix(file: Path) -> str:
 def read_bytes(file: Path) -> bytes:
     """A file, unpacked if it ends in .gz. Raises SourceError."""
     try:
+        check_packed(file)
         data = file.read_bytes()
         return gzip.decompress(data) if file.name.endswith(GZIP) else data
     except (OSError, EOFError, zlib.error) as error:

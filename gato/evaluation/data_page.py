@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gato.data_pipelines.check import DISTINCT, StoreReport, check_store
+from gato.data_pipelines.check import DISTINCT, LISTED, StoreReport, check_store
 from gato.data_pipelines.mixture import SourceConfig, open_sources
 from gato.data_pipelines.rows import BEGIN, END, PROMPT_BEGIN, PROMPT_END, Rows
 from gato.data_pipelines.store import Store
@@ -93,7 +93,8 @@ def _statistics(report: StoreReport) -> str:
             "; ".join(notes),
         )
         rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
-    bad = "".join(f'<p class="note">bad: {html.escape(message)}</p>' for _, message in report.violations)
+    listed = report.violations[:LISTED]
+    bad = "".join(f'<p class="note">bad: {html.escape(message)}</p>' for _, message in listed)
     lengths, returns = (" … ".join(number(values[k]) for k in (0, 2, 4)) for values in (report.lengths, report.returns))
     about = f"lengths {lengths}, returns {returns} (lowest, median, highest)"
     about += f"; {html.escape(str(report.metadata['fps']))} frames a second" if "fps" in report.metadata else ""

@@ -102,6 +102,30 @@ def test_what_the_writer_would_have_refused_is_found(tmp_path, monkeypatch):
     ]
 
 
+def test_everything_that_is_wrong_with_every_episode_is_listed(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_writer, "check_episode", lambda *_: None)
+    rng = np.random.default_rng(0)
+    with StoreWriter(tmp_path / "s", "lab/s", SPEC, {}) as writer:
+        for _ in range(check.LISTED + 5):
+            made = episode(rng, 10)
+            made.rewards[3] = np.nan
+            made.observations["joints"][6, 2] = np.inf
+            made.observations["mode"][2] = 7
+            made.actions["move"][1, 0] = -7
+            writer.write(made)
+    report = check_store(tmp_path / "s", progress=False)
+    wrong = [
+        "rewards: NaN or infinity at step 3",
+        "observations.joints: step 6: NaN or infinity",
+        "observations.mode: step 2: value 7 outside 0..4",
+        "actions.move: step 1: -7 outside -1.0..1.0",
+    ]
+    place = f"{tmp_path}/s/data-00000.array_record: episode"
+    assert report.violations == [(k, f"{place} {k}: {'; '.join(wrong)}") for k in range(check.LISTED + 5)]
+    written = json.loads(json.dumps(report.to_json()))
+    assert written["violated"] == len(written["violations"]) == check.LISTED + 5
+
+
 def test_actions_do_not_saturate_where_nothing_is_companded(tmp_path):
     spec = EpisodeSpec.of({"x": LeafSpec("continuous", low=-1e4, high=1e4)}, LeafSpec("continuous", low=-1e3, high=1e3))
     values = np.linspace(-999, 999, 9, dtype=np.float32)

@@ -161,13 +161,17 @@ def test_distinct_patches():
     np.testing.assert_array_equal(distinct.pixels[index], patches)
 
 
-@pytest.mark.parametrize(("threads", "workers"), [(2, 0), (4, 0), (0, 1), (1, 2)])
-def test_threads_and_processes_give_the_same_stream(stores, threads, workers):
+@pytest.mark.parametrize(
+    ("threads", "workers", "then_threads", "then_workers"),
+    [(2, 0, 1, 2), (4, 0, 2, 0), (0, 1, 0, 1), (1, 2, 0, 1)],
+)
+def test_threads_and_processes_give_the_same_stream(stores, threads, workers, then_threads, then_workers):
+    """And a resumed run may have other numbers of them."""
     plain = take(open_loader(stores, threads=0), 30)
     other = open_loader(stores, threads=threads, workers=workers)
     for a, b in zip(plain, [next(other) for _ in range(30)], strict=True):
         same(a, b)
-    resumed = open_loader(stores, threads=threads, workers=workers)
+    resumed = open_loader(stores, threads=then_threads, workers=then_workers)
     resumed.restore(json.loads(json.dumps(other.state())))
     for a, b in zip(take(open_loader(stores, start_batch=30), 3), [next(resumed) for _ in range(3)], strict=True):
         same(a, b)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from gato.data_pipelines.errors import SourceError
-from gato.data_pipelines.readers.arrays import ArraysReader
+from gato.data_pipelines.readers.arrays import ArraysReader, natural
 from gato.data_pipelines.readers.leaves import values_of
 from gato.tokenizers.errors import SpecError
 from gato.tokenizers.spec import LeafSpec
@@ -100,6 +102,41 @@ def test_hdf5_files(tmp_path, imported):
         imported(files, dest="again")
 
 
+def test_episodes_come_in_the_order_in_which_they_were_recorded(tmp_path, imported):
+    """`expert_return` looks at episodes that follow each other: 2 comes before 10."""
+    h5py = pytest.importorskip("h5py")
+    names = [f"run {number}" for number in (0, 1, 2, 9, 10, 11, 100)]
+    folder = tmp_path / "files"
+    folder.mkdir()
+    with h5py.File(tmp_path / "groups.h5", "w") as file:
+        for steps, name in enumerate(names, 1):
+            np.savez(folder / f"{name}.npz", actions=np.zeros((steps, 1)), **{"observations/x": np.zeros((steps, 1))})
+            file[f"{name}/actions"], file[f"{name}/observations/x"] = np.zeros((steps, 1)), np.zeros((steps, 1))
+    for number, source in enumerate((folder, tmp_path / "groups.h5")):
+        store = imported(source, dest=f"store_{number}")
+        assert store.lengths.tolist() == list(range(1, 8))
+        assert [store.episode(k).metadata["episode_id"] for k in range(7)] == names
+    mixed = ["a", "a1", "a01", "1a", "10", "9"]
+    assert sorted(mixed, key=natural) == ["1a", "9", "10", "a", "a01", "a1"]
+
+
+def test_an_array_that_lost_its_end_is_damage(folder, imported):
+    """NumPy reads what the header says, and zip compares the checksum of what was read to its end."""
+    arrays = dict(np.load(folder / "002.npz"))
+    arrays["observations/instruction"] = np.array("turn " * 600)
+    np.savez(folder / "002.npz", **arrays)
+    file = folder / "002.npz"
+    file.write_bytes(file.read_bytes().replace(b"'<U3000'", b"'<U1000'"))
+    with pytest.raises(SourceError, match=r"002\.npz: cannot be read: Bad CRC-32"):
+        imported(folder)
+    with zipfile.ZipFile(folder / "003.npz", "a") as opened:  # also where another writer made the checksum of it
+        stream = io.BytesIO()
+        np.save(stream, np.zeros(3))
+        opened.writestr("observations/more.npy", stream.getvalue() + bytes(8))
+    with pytest.raises(SourceError, match=r"003\.npz: cannot be read: an array is longer than its header says"):
+        next(iter(ArraysReader(folder, {}).read(3)))
+
+
 def test_a_single_npz_file(folder, imported):
     assert imported(folder / "001.npz").lengths.tolist() == [4]
 
@@ -139,6 +176,14 @@ BAD = {
     ),
     "NaN": ("observations/body/joints", lambda v: np.full_like(v, np.nan), r"joints: step 0: NaN or infinity"),
     "wrong shape": ("observations/camera", lambda v: v[:, :16], r"camera: shape \(16, 48, 3\) a step"),
+    "no bytes": ("observations/camera", lambda v: v / 255, r"camera: dtype float64, images are uint8"),
+    "transparency": (
+        "observations/camera",
+        lambda v: np.concatenate([v, v[..., :1]], axis=3),
+        r"camera: shape \(32, 48, 4\) a step",
+    ),
+    "words": ("observations/body/joints", lambda v: v.astype(str), r"joints: values of type <U\d+ are no numbers"),
+    "fractions": ("observations/gripper_open", lambda v: v + 0.5, r"gripper_open: fractions, but discrete values"),
     "portrait": ("observations/camera", lambda v: v.swapaxes(1, 2), r"camera: shape \(48, 32, 3\) a step"),
     "channels first": ("observations/camera", lambda v: np.moveaxis(v, 3, 1), r"camera: shape \(3, 32, 48\) a step"),
     "flat frames": ("observations/camera", lambda v: v.reshape(5, -1), r"camera: shape \(4608,\) a step"),

@@ -1,17 +1,21 @@
-"""LeRobot 2.1 and 3.0, written as their pages describe them (its own writer needs torch), videos by a real encoder."""
+"""LeRobot 2.0, 2.1 and 3.0, written as their pages describe them (its own writer needs torch), with real videos."""
 
 from __future__ import annotations
 
+import io
 import json
+import tracemalloc
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from gato.data_pipelines.errors import SourceError
 from gato.data_pipelines.readers import lerobot_video
+from gato.data_pipelines.readers.lerobot import LeRobotReader
 from gato.tokenizers.spec import LeafSpec
 
 av = pytest.importorskip("av")
@@ -31,10 +35,21 @@ def frame(episode: int, step: int) -> np.ndarray:
     return image
 
 
-def write_video(file: Path, frames: list[np.ndarray], size: tuple[int, int] = (HEIGHT, WIDTH), fps: int = FPS) -> None:
+H264 = {"codec": "libx264", "g": "4", "crf": "12"}
+AV1 = {"codec": "libsvtav1", "g": "4", "crf": "12", "preset": "10"}  # what LeRobot itself encodes with
+
+
+def write_video(
+    file: Path,
+    frames: list[np.ndarray],
+    size: tuple[int, int] = (HEIGHT, WIDTH),
+    fps: int = FPS,
+    encoder: dict[str, str] = H264,
+) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(file), "w") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"g": "4", "crf": "12"})
+        options = {name: value for name, value in encoder.items() if name != "codec"}
+        stream = container.add_stream(encoder["codec"], rate=fps, options=options)
         (stream.height, stream.width), stream.pix_fmt = size, "yuv420p"
         stream.time_base = Fraction(1, fps)
         for number, image in enumerate(frames):
@@ -62,6 +77,10 @@ def rows(episode: int) -> dict[str, Any]:
 def table(episodes: list[int]) -> Any:
     parts = [rows(episode) for episode in episodes]
     return pa.table({key: [value for part in parts for value in part[key]] for key in parts[0]})
+
+
+def save(rows: Any, file: Path) -> None:
+    parquet.write_table(rows, file, write_page_checksum=True)
 
 
 def info(version: str, **paths: str) -> dict[str, Any]:
@@ -104,11 +123,21 @@ def write_v21(folder: Path) -> Path:
         stats.append({"episode_index": episode, "stats": statistics([episode])})
         data = folder / f"data/chunk-000/episode_{episode:06d}.parquet"
         data.parent.mkdir(parents=True, exist_ok=True)
-        parquet.write_table(table([episode]), data)
+        save(table([episode]), data)
         video = folder / f"videos/chunk-000/{CAMERA}/episode_{episode:06d}.mp4"
         write_video(video, [frame(episode, step) for step in range(length)])
     (meta / "episodes.jsonl").write_text("\n".join(map(json.dumps, listed)))
     (meta / "episodes_stats.jsonl").write_text("\n".join(map(json.dumps, stats)))
+    return folder
+
+
+def write_v20(folder: Path) -> Path:
+    """As 2.1, but with statistics of the whole in place of the episodes'."""
+    meta = write_v21(folder) / "meta"
+    (meta / "episodes_stats.jsonl").unlink()
+    (meta / "stats.json").write_text(json.dumps(statistics([0, 1, 2])))
+    about = json.loads((meta / "info.json").read_text())
+    (meta / "info.json").write_text(json.dumps(about | {"codebase_version": "v2.0"}))
     return folder
 
 
@@ -122,10 +151,10 @@ def write_v30(folder: Path) -> Path:
     (meta / "info.json").write_text(json.dumps(info("v3.0", **paths)))
     (meta / "stats.json").write_text(json.dumps(statistics([0, 1, 2])))
     tasks = {"task_index": list(range(len(TASKS))), "__index_level_0__": list(TASKS)}
-    parquet.write_table(pa.table(tasks), meta / "tasks.parquet")
+    save(pa.table(tasks), meta / "tasks.parquet")
     (folder / "data/chunk-000").mkdir(parents=True)
-    parquet.write_table(table([0, 1]), folder / "data/chunk-000/file-000.parquet")
-    parquet.write_table(table([2]), folder / "data/chunk-000/file-001.parquet")
+    save(table([0, 1]), folder / "data/chunk-000/file-000.parquet")
+    save(table([2]), folder / "data/chunk-000/file-001.parquet")
     write_video(
         folder / f"videos/{CAMERA}/chunk-000/file-000.mp4",
         [frame(episode, step) for episode, length in enumerate(LENGTHS) for step in range(length)],
@@ -141,12 +170,25 @@ def write_v30(folder: Path) -> Path:
         f"videos/{CAMERA}/file_index": [0] * 3,
         f"videos/{CAMERA}/from_timestamp": starts.tolist(),
     }
-    parquet.write_table(pa.table(listed), meta / "episodes/chunk-000/file-000.parquet")
+    save(pa.table(listed), meta / "episodes/chunk-000/file-000.parquet")
     return folder
 
 
-@pytest.mark.parametrize("write", [write_v21, write_v30])
-def test_both_layouts_read_back(tmp_path, imported, write):
+def with_av1(folder: Path) -> Path:
+    """All episodes one after another in one AV1 file, as LeRobot 3.0 makes it."""
+    if AV1["codec"] not in av.codecs_available:
+        pytest.skip(f"this PyAV has no {AV1['codec']} to write AV1 with")
+    write_v30(folder)
+    frames = [frame(episode, step) for episode, length in enumerate(LENGTHS) for step in range(length)]
+    video = folder / f"videos/{CAMERA}/chunk-000/file-000.mp4"
+    write_video(video, frames, encoder=AV1)
+    with av.open(str(video)) as container:
+        assert container.streams.video[0].codec_context.name in ("libdav1d", "av1", "libaom-av1")
+    return folder
+
+
+@pytest.mark.parametrize("write", [write_v20, write_v21, write_v30, with_av1])
+def test_all_layouts_read_back(tmp_path, imported, write):
     store = imported(write(tmp_path / "towels"))
     assert store.metadata["import"]["format"] == "lerobot"
     assert store.metadata["fps"] == FPS
@@ -170,6 +212,78 @@ def test_both_layouts_read_back(tmp_path, imported, write):
         for step in range(length):
             bar = read.observations["images.top"][step, 24, :, 1].astype(int)
             assert abs(int(np.argmin(bar)) - (4 * step + 1)) <= 2
+
+
+@pytest.mark.parametrize("write", [write_v21, write_v30])
+def test_pictures_in_the_tables(tmp_path, imported, write):
+    """Data sets without videos keep their pictures as PNG files in a column, each with the name that it had."""
+    folder = write(tmp_path / "towels")
+    about = json.loads((folder / "meta/info.json").read_text())
+    about["features"][CAMERA] = {"dtype": "image", "shape": [3, HEIGHT, WIDTH]}  # some list the channels first
+    (folder / "meta/info.json").write_text(json.dumps(about))
+    for file in (folder / "data").rglob("*.parquet"):
+        columns = parquet.read_table(file).to_pydict()
+        places = list(zip(columns["episode_index"], columns["frame_index"], strict=True))
+        columns[CAMERA] = [{"bytes": png(frame(*place)), "path": f"frame-{place[1]:06d}.png"} for place in places]
+        save(pa.table(columns), file)
+    store = imported(folder)
+    assert store.spec.observations["images.top"] == LeafSpec("image", (HEIGHT, WIDTH, 3))
+    for number, length in enumerate(LENGTHS):
+        read = store.episode(number).observations["images.top"].astype(int)
+        expected = np.stack([frame(number, step) for step in range(length)])
+        assert np.abs(read - expected).mean() < 2
+    file = max((folder / "data").rglob("*.parquet"))
+    columns = parquet.read_table(file).to_pydict()
+    good = columns[CAMERA][2]["bytes"]
+    for spoilt, message in (
+        ({"bytes": None, "path": "elsewhere.png"}, "pictures outside the table cannot be read"),
+        ({"bytes": good[:-30], "path": None}, "step 2: a damaged image"),
+        ({"bytes": png(frame(0, 0)[:32]), "path": None}, r"a frame of \(32, 64, 3\), the spec says \(48, 64, 3\)"),
+    ):
+        columns[CAMERA][2] = spoilt
+        save(pa.table(columns), file)
+        with pytest.raises(SourceError, match=rf"episode 2: observations\.images\.top: {message}"):
+            imported(folder, dest="other")
+
+
+def png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_a_table_is_not_unfolded_as_a_whole(tmp_path):
+    """A file of version 3.0 holds hundreds of episodes; as Python values it is many times its size."""
+    folder, steps = tmp_path / "towels", 40_000
+    about = info("v3.0", data_path="data/{chunk_index}-{file_index}.parquet", video_path="")
+    del about["features"][CAMERA]
+    (folder / "meta/episodes").mkdir(parents=True)
+    (folder / "data").mkdir()
+    about |= {"total_episodes": 200, "total_frames": steps}
+    (folder / "meta/info.json").write_text(json.dumps(about))
+    rows = pa.table(
+        {
+            STATE: pa.FixedSizeListArray.from_arrays(np.arange(steps * 3, dtype=np.float32), 3),
+            "action": pa.FixedSizeListArray.from_arrays(np.zeros(steps * 2, np.float32), 2),
+            "next.reward": np.zeros(steps, np.float32),
+            "episode_index": np.arange(steps) // 200,
+            "task_index": np.zeros(steps, np.int64),
+        }
+    )
+    save(rows, folder / "data/0-0.parquet")
+    places = {name: np.zeros(200, np.int64) for name in ("data/chunk_index", "data/file_index")}
+    listed = pa.table({"episode_index": np.arange(200), "length": np.full(200, 200), **places})
+    save(listed, folder / "meta/episodes/0.parquet")
+    save(pa.table({"task_index": [0], "task": ["wait"]}), folder / "meta/tasks.parquet")
+    reader = LeRobotReader(folder, {})
+    tracemalloc.start()
+    try:
+        (episode,) = reader.read(150)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(episode.observations["state"][0], np.arange(3) + 150 * 200 * 3)
+    assert peak < 4e6  # as lists all rows take more than 10 MB
 
 
 def test_frames_that_are_missing_are_never_silent(tmp_path, imported):

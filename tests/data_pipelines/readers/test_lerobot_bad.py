@@ -71,6 +71,11 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "out of range": (spoilt("action", put(2, [200.0, 0.0])), r"actions\.action: step 2: 200 outside the range"),
     "no column": (without(STATE), r"episode 1: no column 'observation\.state'"),
+    "no rewards": (without("next.reward"), r"episode 1: no column 'next\.reward'"),
+    "an unknown column": (
+        lambda folder: parquet.write_table(pa.table(columns() | {"observation.force": [0.0] * 12}), folder / DATA),
+        r"episode 1: a column 'observation\.force', which meta/info\.json does not list",
+    ),
     "no index": (without("episode_index"), "episode_000001.parquet: no column episode_index of whole numbers"),
     "no task": (without("task_index"), "episode 1: no column 'task_index'"),
     "a strange task": (spoilt("task_index", put(5, 7)), "episode 1: a task_index that meta/tasks does not name"),
@@ -185,6 +190,15 @@ def test_places_that_do_not_hold_an_episode(tmp_path, imported, column, value, m
     with pytest.raises(SourceError, match=message):
         imported(folder)
     assert imported(folder, dest="rest", bad="skip").lengths.tolist() == list(LENGTHS[:2])
+
+
+@pytest.mark.parametrize("write", LAYOUTS)
+def test_without_the_words_of_the_tasks_nothing_is_imported(tmp_path, imported, write):
+    folder = write(tmp_path / "towels")
+    (file,) = (folder / "meta").glob("tasks.*")
+    file.unlink()
+    with pytest.raises(SourceError, match=r"meta/tasks\.\w+: cannot be read: .*No such file"):
+        imported(folder)
 
 
 @pytest.mark.parametrize("name", ["data/chunk_index", f"videos/{CAMERA}/from_timestamp", "length"])

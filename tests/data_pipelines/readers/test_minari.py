@@ -108,6 +108,34 @@ def test_nested_spaces_pictures_and_text(home, imported):
     assert np.abs(difference).mean() < 4  # Minari wrote JPEG
 
 
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+@pytest.mark.parametrize("shape", [(40, 48, 1), (40, 48, 3)])
+def test_pictures_that_are_no_jpeg(home, imported, data_format, shape):
+    """Minari can encode none of one channel (H, W, 1); kept as arrays, pictures come back exactly."""
+    from minari.data_collector import EpisodeBuffer
+
+    frames = np.random.default_rng(0).integers(256, size=(5, *shape), dtype=np.uint8)
+    buffer = EpisodeBuffer(
+        id=None,
+        observations=list(frames),
+        actions=[0, 1, 2, 0],
+        rewards=[0.0] * 4,
+        terminations=[False] * 4,
+        truncations=[False] * 3 + [True],
+    )
+    minari.create_dataset_from_buffers(
+        "lab/grey-v0",
+        [buffer],
+        observation_space=gym.spaces.Box(0, 255, shape, np.uint8),
+        action_space=gym.spaces.Discrete(3),
+        data_format=data_format,
+        jpeg_encoding=False,
+    )
+    store = imported(home / "lab" / "grey-v0")
+    assert store.spec.observations == {"observation": LeafSpec("image", shape)}
+    np.testing.assert_array_equal(store.episode(0).observations["observation"], frames[:4])
+
+
 def test_what_minari_does_not_check_is_checked(home, imported):
     create("lab/short-v0", [nested(5), nested(6, extra=0)])
     with pytest.raises(SourceError, match=r"episode 1: observations\.\S+: 6 values for 6 rewards; Minari has 7"):

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gato.data_pipelines.dataset import DatasetSpec
 from gato.data_pipelines.errors import SourceError
 from gato.tokenizers.errors import GatoError, SpecError
 
@@ -21,16 +20,22 @@ pytest.importorskip("google_crc32c")
 
 import tfds_files
 
-# Lists of lists, as ref_coco has them, can only be written with TensorFlow.
+# Lists of lists, as ref_coco has them, tfds writes only with TensorFlow; that one has a test of its own.
 NAMES = sorted({file.stem for file in tfds_files.FEATURES.glob("*.json")} - {"ref_coco"})
 # Where the text is not obvious, a person says which it is.
-TEXTS = {
+CHOSEN = {
     "c4_wsrs": "original_snippet",
     "coco": "objects/label",
     "imagenet2012_multilabel": "original_label",
     "imagenet2012_real": "original_label",
     "wit": "caption_reference_description",
     "wit_kaggle": "caption_reference_description",
+}
+# Where it is.
+FOUND = {
+    **dict.fromkeys(("c4", "lm1b", "tiny_shakespeare", "wiki40b"), "text"),
+    **dict.fromkeys(("imagenet2012", "imagenet2012_corrupted", "imagenet2012_fewshot", "imagenet2012_subset"), "label"),
+    "coco_captions": "captions/text",
 }
 
 
@@ -64,18 +69,19 @@ def test_every_published_data_set_reads_back(name, tmp_path, imported, spec_file
     import tensorflow_datasets as tfds
 
     real, config, features = tfds_files.load(name)
+    tfds_files.name_labels(features)
     rng = np.random.default_rng(0)
     examples = [tfds_files.fill(features, rng, steps=3 + k) for k in range(3)]
     folder = tfds_files.write(tmp_path / real / (config or "") / "1.0.0", real, config, features, examples)
     assert tfds.builder_from_directory(str(folder)).info.splits["train"].num_examples == 3
-    options = {"options": {"text": TEXTS[name]}} if name in TEXTS else {}
+    options = {"options": {"text": CHOSEN[name]}} if name in CHOSEN else {}
     store = imported(spec_file(source=str(folder), **options))
     assert store.name == "/".join(filter(None, (real, config)))
     if "steps" in features:
         assert store.lengths.tolist() == [2, 3, 4]  # the last step has no action
         check_episodes(store, features, examples)
     else:
-        check_documents(store, examples, TEXTS.get(name))
+        check_documents(store, features, examples, (CHOSEN | FOUND)[name])
 
 
 def check_episodes(store: Any, features: Any, examples: list[Any]) -> None:
@@ -113,16 +119,91 @@ def paths(step: Any, key: str) -> list[str]:
     return walk(step[key], "") if isinstance(step[key], dict) else [key]
 
 
-def check_documents(store: Any, examples: list[Any], text: str | None) -> None:
-    read = [store.episode(k).observations["text"][0] for k in range(len(store))]
-    assert len(read) >= len(examples)
-    assert all(read)
-    if text is None and "text" in examples[0]:
-        assert read == [example["text"] for example in examples]
-    if "captions" in examples[0]:
-        assert read == [caption["text"] for example in examples for caption in example["captions"]]
-    if "image" in examples[0]:
-        assert store.episode(0).observations["image"].shape == (1, 224, 224, 3)
+def check_documents(store: Any, features: Any, examples: list[Any], text: str) -> None:
+    """Each text is a document, labels by their names, with the picture of its example."""
+    expected = [(words, example.get("image")) for example in examples for words in texts_in(example, text.split("/"))]
+    for key in text.split("/"):
+        features = features[key]
+    if hasattr(features, "names"):
+        expected = [(f"class {label} of {len(features.names)}", image) for label, image in expected]
+    assert len(store) == len(expected)
+    for number, (words, image) in enumerate(expected):
+        read = store.episode(number).observations
+        assert read["text"] == [words]
+        assert set(read) == ({"text"} if image is None else {"image", "text"})
+        if image is not None:
+            assert read["image"].shape == (1, 224, 224, 3)
+            check_fitted(read["image"][0], image)
+
+
+def texts_in(value: Any, keys: list[str]) -> list[Any]:
+    if isinstance(value, list):
+        return [words for entry in value for words in texts_in(entry, keys)]
+    return texts_in(value[keys[0]], keys[1:]) if keys else [value]
+
+
+def check_fitted(read: np.ndarray, file: bytes) -> None:
+    """A JPEG file of this size is kept; of another picture it is the middle, scaled and encoded once more."""
+    whole = Image.open(io.BytesIO(file)).convert("RGB")
+    if whole.size == (224, 224):
+        np.testing.assert_array_equal(read, np.asarray(whole))
+        return
+    side, (width, height) = min(whole.size), whole.size
+    middle = whole.crop(((width - side) // 2, (height - side) // 2, (width + side) // 2, (height + side) // 2))
+    difference = np.abs(read.astype(int) - np.asarray(middle.resize((224, 224), Image.Resampling.BICUBIC)))
+    assert difference.mean() < 3
+    turned = np.abs(read.astype(int) - np.asarray(middle.resize((224, 224)).rotate(180)))
+    assert turned.mean() > 5 * difference.mean()
+
+
+def test_lists_of_lists_are_read_or_refused(tmp_path, imported, spec_file):
+    """ref_coco: several expressions for each of several objects, laid out as tfds does with TensorFlow."""
+    from tensorflow_datasets.core.example_parser import tf_example_pb2
+
+    name, config, features = tfds_files.load("ref_coco")
+    expressions = [["the cup", "left cup", "a red cup"], ["the table"]]
+    message = tf_example_pb2.Example()
+    fields = message.features.feature
+    for key, info in features.get_serialized_info().items():
+        for path, leaf in flat(info, key):
+            count = 1 if not path.startswith(("objects", "coco")) else 2
+            size = 4 if path.endswith("bbox") else 1
+            if path == "image" or path.endswith("mask"):
+                file = tfds_files.picture(features["image"], np.random.default_rng(0))
+                fields[path].bytes_list.value.extend([file] * count)
+            elif "refexp" in path:
+                values = fields[f"{path}/ragged_flat_values"]
+                if path.endswith("raw"):
+                    values.bytes_list.value.extend(text.encode() for words in expressions for text in words)
+                else:
+                    values.int64_list.value.extend(range(4))
+                fields[f"{path}/ragged_row_lengths_0"].int64_list.value.extend(map(len, expressions))
+            elif np.dtype(leaf.np_dtype).kind == "f":
+                fields[path].float_list.value.extend([0.5] * count * size)
+            else:
+                fields[path].int64_list.value.extend([7] * count)
+    folder = written_by_hand(tmp_path / "d", name, config, features, message.SerializeToString())
+    with pytest.raises(SourceError, match=r"which feature is the text\? it has none; say it"):
+        imported(folder)
+    store = imported(spec_file(source=str(folder), options={"text": "objects/refexp/raw"}))
+    read = [store.episode(k).observations["text"] for k in range(len(store))]
+    assert read == [["the cup"], ["left cup"], ["a red cup"], ["the table"]]
+
+
+def written_by_hand(folder: Path, name: str, config: str | None, features: Any, record: bytes = b"x") -> Path:
+    """A directory of one record that tfds would not write."""
+    tfds_files.write(folder, name, config, features, [], shards=1)
+    about = json.loads((folder / "dataset_info.json").read_text())
+    about["splits"][0]["shardLengths"] = ["1"]
+    (folder / "dataset_info.json").write_text(json.dumps(about))
+    tfds_files.write_records(folder / f"{name}-train.array_record-00000-of-00001", [record], "array_record")
+    return folder
+
+
+def flat(info: Any, path: str) -> list[tuple[str, Any]]:
+    if not isinstance(info, dict):
+        return [(path, info)]
+    return [found for key, child in info.items() for found in flat(child, f"{path}/{key}")]
 
 
 @pytest.fixture
@@ -177,16 +258,67 @@ def test_a_sequence_inside_a_step_is_refused(tmp_path, imported, spec_file):
         "is_terminal": np.bool_,
     }
     features = f.FeaturesDict({"steps": f.Dataset(step)})
-    folder = tfds_files.write(tmp_path / "d", "d", None, features, [], shards=1)
     # Writing such an example needs TensorFlow; the description alone is refused.
-    info = json.loads((folder / "dataset_info.json").read_text())
-    info["splits"][0]["shardLengths"] = ["1"]
-    (folder / "dataset_info.json").write_text(json.dumps(info))
-    tfds_files.write_records(folder / "d-train.array_record-00000-of-00001", [b"x"], "array_record")
+    folder = written_by_hand(tmp_path / "d", "d", None, features)
     with pytest.raises(SourceError, match=r"observations\.s is a Sequence inside a step.*leave it out"):
         imported(folder)
     with pytest.raises(SourceError, match=r"record 0: does not match features\.json"):
         imported(spec_file(source=str(folder), leaves={"observations.s": None}))
+
+
+def features_of(**leaves: Any) -> Any:
+    """Features of episodes with these leaves and nothing else."""
+    from tensorflow_datasets.core import features as f
+
+    marks = dict.fromkeys(("is_first", "is_last", "is_terminal"), np.bool_)
+    return f.FeaturesDict({"steps": f.Dataset({"observation": leaves, "action": np.float32, **marks})})
+
+
+def test_a_leaf_whose_shape_varies_is_refused(tmp_path, imported):
+    """A cloud of points, of which every step has another number."""
+    from tensorflow_datasets.core import features as f
+
+    features = features_of(x=f.Tensor(shape=(2,), dtype=np.float32), points=f.Tensor(shape=(None, 3), dtype=np.float32))
+    folder = written_by_hand(tmp_path / "d", "d", None, features)
+    with pytest.raises(SourceError, match=r"observations\.points varies in shape \(None, 3\); leave it out: leaves="):
+        imported(folder)
+
+
+@pytest.mark.parametrize("encoding", ["none", "bytes", "zlib"])
+def test_clouds_of_points_stored_as_bytes_and_double_precision(tmp_path, imported, spec_file, encoding):
+    """Doubles come as float32, once rounded, however they are stored; a leaf that varies can be left out."""
+    from tensorflow_datasets.core import features as f
+
+    leaves = {"x": f.Tensor(shape=(3,), dtype=np.float64, encoding=encoding)}
+    left_out = {}
+    if encoding != "none":  # plain ones are not written
+        leaves["points"] = f.Tensor(shape=(None, 3), dtype=np.float32, encoding=encoding)
+        left_out = {"leaves": {"observations.points": None}}
+    features = features_of(**leaves)
+    rng = np.random.default_rng(0)
+    examples = [tfds_files.fill(features, rng, steps=4) for _ in range(2)]
+    for example in examples:
+        for number, step in enumerate(example["steps"]):
+            step["observation"]["x"] = rng.normal(size=3) * 10.0**number + 1e-9
+    folder = tfds_files.write(tmp_path / "d", "d", None, features, examples)
+    store = imported(spec_file(source=str(folder), **left_out))
+    for number, example in enumerate(examples):
+        read = store.episode(number).observations
+        assert list(read) == ["x"]
+        assert read["x"].dtype == np.float32
+        close(read["x"], np.stack([step["observation"]["x"] for step in example["steps"][:-1]]))
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_an_episode_without_a_step_is_named(tmp_path, imported, steps):
+    """By the RLDS convention a single step only shows where the episode ended."""
+    name, config, features = tfds_files.load("rlu_control_suite")
+    rng = np.random.default_rng(0)
+    examples = [tfds_files.fill(features, rng, steps=count) for count in (4, steps, 5)]
+    folder = tfds_files.write(tmp_path / "d", name, config, features, examples, shards=1)
+    with pytest.raises(SourceError, match="00000-of-00001: record 1: an episode without a step"):
+        imported(folder)
+    assert imported(folder, bad="skip").lengths.tolist() == [3, 4]
 
 
 def test_a_users_file_describes_a_new_robot(suite, tmp_path, imported):
@@ -215,7 +347,6 @@ ROBOT = DatasetSpec(
 OTHER = DatasetSpec(name="other")
 """
     )
-    assert isinstance(DatasetSpec(), DatasetSpec)
     with pytest.raises(SourceError, match=r"defines ROBOT, OTHER; choose one: .*robot\.py:NAME"):
         imported(tmp_path / "robot.py", path=str(suite()))
     store = imported(f"{tmp_path}/robot.py:ROBOT", path=str(suite()))

@@ -174,6 +174,26 @@ def test_short_rewards_are_named(tmp_path, imported):
         imported(write(tmp_path / "Breakout", [episode] * 2, "run_1"))
 
 
+def test_a_shard_that_is_missing_or_empty_is_not_left_out_in_silence(tmp_path, imported):
+    """The names say how many there are; a copy that was killed leaves files without a byte."""
+    rng = np.random.default_rng(0)
+    folder = write(tmp_path / "cartpole_swingup", [control(rng, 6, k) for k in range(4)])
+    first, second = (folder / f"train-0000{k}-of-00002" for k in range(2))
+    second.rename(folder / "train-00003-of-00004")
+    with pytest.raises(SourceError, match="train-00000-of-00004: missing; by their names there are 4 shards"):
+        imported(folder)  # two sets of shards, neither of them whole
+    (folder / "train-00003-of-00004").rename(second)
+    data = first.read_bytes()
+    for damage in (b"", b"\x00" + data[1:]):
+        first.write_bytes(damage)
+        with pytest.raises(SourceError, match="train-00000-of-00002: no gzip file"):
+            imported(folder)
+    assert imported(folder, bad="skip").lengths.tolist() == [5, 5]
+    assert "train-00000-of-00002: no gzip file" in (tmp_path / "store" / "skipped.jsonl").read_text()
+    first.write_bytes(data)
+    assert len(imported(second, dest="one")) == 2  # a shard that is named alone is wanted alone
+
+
 def test_a_bad_first_file_can_be_skipped(tmp_path, imported):
     rng = np.random.default_rng(0)
     folder = write(tmp_path / "cartpole_swingup", [control(rng, 6, k) for k in range(4)])

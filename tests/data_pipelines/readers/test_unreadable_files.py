@@ -64,6 +64,15 @@ def tfrecord(folder: Path) -> Made:
     return path, path / f"{name}-train.tfrecord-00001-of-00002", 2, 3
 
 
+def rlu(folder: Path) -> Made:
+    pytest.importorskip("tensorflow_datasets")
+    import test_rlu_raw
+
+    rng = np.random.default_rng(1)
+    path = test_rlu_raw.write(folder / "cartpole_swingup", [test_rlu_raw.control(rng, 6, k) for k in range(5)])
+    return path, path / "train-00001-of-00002", 3, 1
+
+
 def video(folder: Path) -> Made:
     pytest.importorskip("av")
     import test_lerobot
@@ -92,7 +101,8 @@ def arrow(folder: Path) -> Made:
 
 
 COUNTED_ON_OPENING: list[Callable[[Path], Made]] = [jsonl, parquet, hdf5, tars]
-LISTED: list[Callable[[Path], Made]] = [tfrecord, video, table_of_robots, arrow]  # so that a missing one is noticed
+# So that a missing one is noticed.
+LISTED: list[Callable[[Path], Made]] = [tfrecord, rlu, video, table_of_robots, arrow]
 CASES = [(make, "cut") for make in (*COUNTED_ON_OPENING, *LISTED)] + [(make, "missing") for make in LISTED]
 
 
@@ -129,6 +139,16 @@ def test_nothing_is_begun_that_cannot_end(make, tmp_path, imported):
     with pytest.raises(SourceError, match=r"c\."):
         imported(path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz"])
+def test_a_packed_file_without_a_byte_is_damaged(tmp_path, imported, name):
+    """gzip itself reads nothing from it, and has nothing against it."""
+    (tmp_path / "b.txt").write_text("some words")
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(SourceError, match=rf"{name}: cannot be read: no byte in it"):
+        imported(tmp_path)
+    assert len(imported(tmp_path, bad="skip")) == 1
 
 
 def test_when_no_file_can_be_opened_the_first_says_why(tmp_path, imported):

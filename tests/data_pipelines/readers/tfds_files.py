@@ -58,6 +58,17 @@ def picture(feature: Any, rng: np.random.Generator) -> bytes:
     return buffer.getvalue()
 
 
+def name_labels(feature: Any) -> None:
+    """Gives the classes of all labels names, as published data sets have them beside ``features.json``."""
+    if type(feature).__name__ == "Sequence":
+        name_labels(feature.feature)
+    elif hasattr(feature, "items"):
+        for child in feature.values():
+            name_labels(child)
+    elif type(feature).__name__ == "ClassLabel":
+        feature.names = [f"class {k} of {feature.num_classes}" for k in range(feature.num_classes)]
+
+
 def load(name: str) -> tuple[str, str | None, Any]:
     """(name, config, features) of a published data set."""
     from tensorflow_datasets.core import features as f
