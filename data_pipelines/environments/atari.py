@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gato.data_pipelines.environments.base import Action, Observation, Task, import_package, install_command
+from gato.data_pipelines.environments.base import Action, Observation, Task, import_package
 from gato.data_pipelines.environments.references import reference_scores
 from gato.data_pipelines.environments.suite import Suite
 from gato.data_pipelines.experts.breakout import BALL_Y, BreakoutExpert
@@ -112,5 +112,5 @@ SUITE = Suite(
     task_names=lambda: ["atari/breakout"],
     make_task=make_task,
     packages=("ale_py",),
-    install=install_command("ale"),
+    extra="ale",
 )
