@@ -51,7 +51,7 @@ $(VENV)/.created:
 
 $(VENV)/.installed: $(VENV)/.created pyproject.toml constraints.txt
 	@echo "installing what is needed into $(VENV): about a minute"
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[suites]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[suites,serve]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

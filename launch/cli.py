@@ -148,7 +148,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("run", type=Path, nargs="?", metavar="RUN", help="run directory, or one checkpoint")
     evaluate.add_argument("--checkpoint", type=Path, metavar="RUN", help="the same, in other words")
-    evaluate.add_argument("--suites", nargs="+", metavar="SUITE", help="all tasks of these that the checkpoint has")
+    evaluate.add_argument("--suites", nargs="+", metavar="SUITE", help="its tasks of these; all, where it has none")
     evaluate.add_argument("--tasks", nargs="+", metavar="TASK", help="these (default: all that it was trained on)")
     evaluate.add_argument("--episodes", type=_positive, default=50, metavar="N", help="of each task (default 50)")
     evaluate.add_argument(

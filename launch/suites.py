@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gato.data_pipelines.environments import catalogue, references, registry
-from gato.data_pipelines.environments.base import MissingSuiteError, SuiteError
+from gato.data_pipelines.environments.base import MissingSuiteError, SuiteError, install_command
 from gato.evaluation.report_charts import number
 from gato.launch.scores import PIPED_WIDTH
 
@@ -29,10 +29,12 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _suite_entry(name: str) -> dict[str, Any]:
     """What the overview says of one suite. No simulator is loaded for our own."""
-    entry: dict[str, Any] = {"name": name, "description": "", "tasks": None, "missing": [], "install": "", "error": ""}
+    entry: dict[str, Any] = {"name": name, "description": "", "tasks": None, "missing": [], "install": "", "extra": ""}
+    entry["error"] = ""
     try:
         suite = registry.get_suite(name)
-        entry |= {"description": suite.description, "missing": suite.missing(), "install": suite.install}
+        entry |= {"description": suite.description, "missing": suite.missing(), "extra": suite.extra}
+        entry["install"] = install_command(suite.extra) if suite.extra else suite.install
         if not entry["missing"] or catalogue.task_names(name):
             entry["tasks"] = len(registry.suite_tasks(name))
     except (SuiteError, MissingSuiteError) as error:
@@ -72,13 +74,24 @@ def _overview(suites: list[dict[str, Any]], console: Console) -> None:
         tasks = "–" if suite["tasks"] is None else str(suite["tasks"])
         table.add_row(suite["name"], tasks, installed, escape(suite["error"] or suite["description"]))
     console.print(table)
-    wanted: dict[str, list[str]] = {}
-    for suite in suites:
-        if suite["missing"]:
-            command = suite["install"] or f"install {', '.join(suite['missing'])}"
-            wanted.setdefault(command, []).append(suite["name"])
-    for command, names in wanted.items():
-        console.print(f"\nto install {', '.join(names)}:\n  {escape(command)}", soft_wrap=True)
+    missing = [suite for suite in suites if suite["missing"]]
+    for suite in missing:
+        if not suite["install"]:
+            console.print(
+                f"\n{suite['name']} needs {', '.join(suite['missing'])}; its package names no command for that"
+            )
+    known = [suite for suite in missing if suite["install"]]
+    if known:
+        where = " (in the checkout)" if any(suite["extra"] for suite in known) else ""
+        names = ", ".join(suite["name"] for suite in known)
+        console.print(f"\nto install {names}{where}:\n  {escape(_one_command(known))}", soft_wrap=True)
+
+
+def _one_command(suites: list[dict[str, Any]]) -> str:
+    """What installs all that these suites lack: our extras at once, and after that what others name."""
+    extras = sorted({suite["extra"] for suite in suites if suite["extra"]})
+    others = dict.fromkeys(suite["install"] for suite in suites if not suite["extra"])
+    return " && ".join([*([install_command(*extras)] if extras else []), *others])
 
 
 def _tasks(tasks: list[dict[str, Any]], console: Console) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gato.data_pipelines.environments.base import Action, NoExpert, Observation, Task, import_package, install_command
+from gato.data_pipelines.environments.base import Action, NoExpert, Observation, Task, import_package
 from gato.data_pipelines.environments.references import reference_scores
 from gato.data_pipelines.environments.suite import Suite
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
@@ -97,5 +97,5 @@ SUITE = Suite(
     task_names=_names,
     make_task=make_task,
     packages=("ale_py",),
-    install=install_command("ale"),
+    extra="ale",
 )

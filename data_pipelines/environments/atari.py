@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gato.data_pipelines.environments.ale import GameEnvironment
-from gato.data_pipelines.environments.base import Action, Observation, Task, install_command
+from gato.data_pipelines.environments.base import Action, Observation, Task
 from gato.data_pipelines.environments.references import reference_scores
 from gato.data_pipelines.environments.suite import Suite
 from gato.data_pipelines.experts.breakout import BALL_Y, BreakoutExpert
@@ -86,5 +86,5 @@ SUITE = Suite(
     task_names=lambda: ["atari/breakout"],
     make_task=make_task,
     packages=("ale_py",),
-    install=install_command("ale"),
+    extra="ale",
 )

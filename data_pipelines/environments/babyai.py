@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gato.data_pipelines.environments.base import Action, Observation, Task, import_package, install_command
+from gato.data_pipelines.environments.base import Action, Observation, Task, import_package
 from gato.data_pipelines.environments.references import reference_scores
 from gato.data_pipelines.environments.suite import Suite
 from gato.data_pipelines.experts.babyai_bot import bot_policy
@@ -164,7 +164,7 @@ SUITE = Suite(
     task_names=functools.partial(_names, "babyai"),
     make_task=make_task,
     packages=("minigrid", "gymnasium"),
-    install=install_command("babyai"),
+    extra="babyai",
 )
 RAW = dataclasses.replace(
     SUITE,

@@ -119,9 +119,9 @@ class DocumentSource:
     episodes: Callable[[int, int], Iterator[Episode]]
 
 
-def install_command(extra: str) -> str:
-    """The one command that installs an extra of ours."""
-    return f'in the checkout: pip install --constraint constraints.txt --editable ".[{extra}]"'
+def install_command(*extras: str) -> str:
+    """The one command that installs extras of ours; it is to be given in the checkout."""
+    return f'pip install --constraint constraints.txt --editable ".[{",".join(extras)}]"'
 
 
 def import_package(package: str, extra: str) -> ModuleType:
@@ -130,5 +130,5 @@ def import_package(package: str, extra: str) -> ModuleType:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
         raise MissingSuiteError(
-            f"package {error.name or package!r} is not installed: {install_command(extra)}"
+            f"package {error.name or package!r} is not installed; in the checkout: {install_command(extra)}"
         ) from error

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gato.data_pipelines.environments.base import Action, NoExpert, Observation, Task, import_package, install_command
+from gato.data_pipelines.environments.base import Action, NoExpert, Observation, Task, import_package
 from gato.data_pipelines.environments.drawing import SceneDrawer
 from gato.data_pipelines.environments.references import reference_scores
 from gato.data_pipelines.environments.suite import Suite
@@ -145,5 +145,5 @@ SUITE = Suite(
     task_names=functools.partial(names_in, "dm_control"),
     make_task=make_task,
     packages=("dm_control", "mujoco"),
-    install=install_command("dm_control"),
+    extra="dm_control",
 )

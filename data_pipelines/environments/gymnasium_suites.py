@@ -10,7 +10,7 @@ import functools
 import os
 from typing import Any, Literal
 
-from gato.data_pipelines.environments.base import NoExpert, Task, import_package, install_command
+from gato.data_pipelines.environments.base import NoExpert, Task, import_package
 from gato.data_pipelines.environments.gymnasium_environment import GymnasiumEnvironment
 from gato.data_pipelines.environments.references import reference_scores
 from gato.data_pipelines.environments.suite import Suite
@@ -70,7 +70,7 @@ def make_task(name: str) -> Task:
 
 def _suite(name: str, description: str, identifiers: tuple[str, ...], *packages: str) -> Suite:
     names = [f"{name}/{identifier}" for identifier in identifiers]
-    return Suite(name, description, lambda: names, make_task, ("gymnasium", *packages), install_command("gymnasium"))
+    return Suite(name, description, lambda: names, make_task, ("gymnasium", *packages), extra="gymnasium")
 
 
 CLASSIC = _suite("classic_control", "Gymnasium's classic control from the state", _CLASSIC, "pygame")
@@ -82,5 +82,5 @@ ROBOTICS = Suite(
     task_names=_robotics_names,
     make_task=make_task,
     packages=("gymnasium_robotics", "mujoco"),
-    install=install_command("robotics"),
+    extra="robotics",
 )

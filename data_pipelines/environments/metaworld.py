@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gato.data_pipelines.environments.base import Action, Observation, Task, import_package, install_command
+from gato.data_pipelines.environments.base import Action, Observation, Task, import_package
 from gato.data_pipelines.environments.drawing import SceneDrawer
 from gato.data_pipelines.environments.references import reference_scores
 from gato.data_pipelines.environments.suite import Suite
@@ -137,7 +137,7 @@ SUITE = Suite(
     task_names=functools.partial(_names, "metaworld"),
     make_task=make_task,
     packages=("metaworld", "mujoco"),
-    install=install_command("metaworld"),
+    extra="metaworld",
 )
 FULL = dataclasses.replace(
     SUITE,

@@ -8,6 +8,7 @@ and ``get_task("my-robots/stack-cups")`` finds it. docs/suites.md has a complete
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from importlib import metadata
 
@@ -45,7 +46,7 @@ def get_task(name: str) -> Task:
     missing = suite.missing()
     if missing:
         raise MissingSuiteError(
-            f"suite {prefix!r} needs {', '.join(missing)}, which is not installed: {suite.install or 'install it'}"
+            f"suite {prefix!r} needs {', '.join(missing)}, which is not installed; {suite.way_out()}"
         )
     names = suite.task_names()
     if name not in names:
@@ -103,6 +104,18 @@ def get_suite(name: str) -> Suite:
     if name not in offered:
         raise UnknownTaskError(f"unknown suite {name!r}; {suggest(name, offered)}")
     return _load(name, offered[name])
+
+
+def versions(task: str) -> dict[str, str]:
+    """Package -> version, of the simulators that decide what happens in a task."""
+    suite = task.partition("/")[0]
+    point = _offered()[suite]
+    own = [] if point.dist is None or point.value.startswith(_OURS) else [point.dist.name]
+    found = {}
+    for package in (*own, *_load(suite, point).packages):
+        with contextlib.suppress(metadata.PackageNotFoundError):  # its distribution has another name
+            found[package] = metadata.version(package)
+    return found
 
 
 def _offered() -> dict[str, metadata.EntryPoint]:

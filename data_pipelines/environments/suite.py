@@ -11,7 +11,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 
-from gato.data_pipelines.environments.base import Task
+from gato.data_pipelines.environments.base import Task, install_command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Suite:
       make_task: the task of such a name. Only here the simulator has to be there.
       packages: what must be importable, by import name; `gato suites` looks for them without importing any.
       install: the one command that installs them.
+      extra: of gato-jax, instead of `install`, for the suites that belong to it.
     """
 
     name: str
@@ -33,10 +34,15 @@ class Suite:
     make_task: Callable[[str], Task]
     packages: tuple[str, ...] = ()
     install: str = ""
+    extra: str = ""
 
     def missing(self) -> list[str]:
         """The packages that are not installed."""
         return [package for package in self.packages if not _installed(package)]
+
+    def way_out(self) -> str:
+        """Where something is missing: what to do, for a message."""
+        return f"in the checkout: {install_command(self.extra)}" if self.extra else self.install or "install it"
 
 
 def _installed(package: str) -> bool:

@@ -10,28 +10,27 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from gato.data_pipelines.environments.base import UnknownTaskError
-from gato.data_pipelines.environments.registry import get_task
+from gato.data_pipelines.environments.registry import get_task, suite_names, suite_tasks
 from gato.data_pipelines.progress import progress as show_progress
 from gato.data_pipelines.worker_process import cores
 from gato.evaluation.demonstrations import EvaluationError, open_demonstrations, run_directory
 from gato.evaluation.evaluation_page import write_evaluation_page
 from gato.evaluation.executors import get_executor
-from gato.evaluation.jobs import Chosen, Protocol, Work, environment_spec, plan_jobs, size, worker_agent
+from gato.evaluation.jobs import Chosen, Protocol, Work, environment_spec, plan_jobs, size
 from gato.evaluation.prompts import OF_EXPERT, PromptSource, find_prompts
-from gato.evaluation.results import Journal, refuse_loss, summarise_jobs, write_results
+from gato.evaluation.results import Journal, summarise_jobs, write_results
 from gato.evaluation.simulators import STEP_SECONDS
-from gato.inference.agent import Agent
 from gato.inference.session import prompt_budget
 from gato.tokenizers.errors import suggest
-from gato.training.checkpoint import find_checkpoint
-from gato.training.checkpoint_meta import SourceMeta
+from gato.training.checkpoint import find_checkpoint, load_meta
+from gato.training.checkpoint_meta import CheckpointMeta, SourceMeta
 from gato.training.run_directory import CONFIG_FILE
 from gato.training.setup import enable_compilation_cache
 
@@ -59,7 +58,7 @@ def evaluate(
       checkpoint: run directory (its newest checkpoint) or one checkpoint.
       tasks: sources or tasks of the checkpoint, or other tasks (the agent meets them for the first time); with
         ``suites`` both are played; neither: all sources of the checkpoint.
-      suites: names of suites, for all their tasks that the checkpoint has.
+      suites: names of suites, for all their tasks that the checkpoint has; all of them where it has none.
       protocol: what decides the results.
       prompts: folder with stores of demonstrations, see `find_prompts`.
       specialists: whether to train and play one specialist for each task whose data are there.
@@ -87,10 +86,11 @@ def evaluate(
     started = time.monotonic()
     enable_compilation_cache()
     found, run = find_checkpoint(checkpoint).absolute(), run_directory(Path(checkpoint).absolute())
-    agent, folder = worker_agent(found), results_folder(checkpoint, out)
-    prompt_budget(agent.meta.length, protocol.memory, protocol.prompt_tokens)  # refused before anything is played
-    chosen = choose(agent, tasks, suites)
-    refuse_loss(folder, {name for choice in chosen for name in (choice.source, choice.task)}, protocol)
+    # The parameters are left to those who play: here they would take the memory of an accelerator that an actor of
+    # the same machine needs.
+    meta, folder = load_meta(found), results_folder(checkpoint, out)
+    chosen = choose(meta, tasks, suites)
+    prompt_budget(meta.length, protocol.memory, protocol.prompt_tokens)  # refused before anything is played
     local = executor == "local"
     if processes is None and local:
         processes = cores() if jax.default_backend() == "cpu" else 1
@@ -104,9 +104,10 @@ def evaluate(
         shown = find_prompts(playing, run, folder / "prompts", given, min(processes or cores(), cores()), progress)
         _say_prompts(shown)
     trained = list(open_demonstrations(run, missing="skip")) if specialists and (run / CONFIG_FILE).is_file() else []
-    jobs = plan_jobs(chosen, agent, protocol, trained)
+    jobs = plan_jobs(chosen, meta, protocol, trained)
     work = Work(found, run, protocol, shown, simulators, step_seconds)
     journal = Journal(folder, work)
+    journal.refuse_loss(jobs)
     records = {job: record for job in jobs if (record := journal.load(job)) is not None}
     waiting = [job for job in jobs if job not in records]
     done = sum(size(job, protocol) for job in records)
@@ -123,7 +124,7 @@ def evaluate(
                 records[job] = journal.save(job, result)
     ordered = [(job, records[job]) for job in jobs]
     summary = summarise_jobs(ordered, work, list(playing))
-    summary |= {"checkpoint_step": agent.meta.step, "seed": protocol.seed, "seconds": time.monotonic() - started}
+    summary |= {"checkpoint_step": meta.step, "seed": protocol.seed, "seconds": time.monotonic() - started}
     write_results(folder, summary, ordered)
     journal.forget_others()
     write_evaluation_page(folder, summary)
@@ -135,29 +136,21 @@ def results_folder(checkpoint: Path | str, out: Path | str | None = None) -> Pat
     return Path(out).absolute() if out is not None else run_directory(Path(checkpoint).absolute()) / "evaluation"
 
 
-def choose(agent: Agent, tasks: Sequence[str] | None, suites: Sequence[str] | None) -> list[Chosen]:
+def choose(meta: CheckpointMeta, tasks: Sequence[str] | None, suites: Sequence[str] | None) -> list[Chosen]:
     """What to evaluate, each task once.
 
     Raises:
-      EvaluationError: a suite of which the checkpoint has nothing, or nothing that can be evaluated.
-      AgentError, UnknownTaskError, MissingSuiteError: a name that is neither in the checkpoint nor a task.
+      EvaluationError: a name that neither the checkpoint nor a suite knows, or nothing that can be evaluated.
+      UnknownTaskError, MissingSuiteError, SuiteError: a task that nobody can play.
     """
-    known = agent.meta.sources
-    names: list[str] = []
-    for suite in suites or ():
-        own = [name for name, meta in known.items() if suite in (_suite(name), _suite(meta.task))]
-        if not own:
-            raise EvaluationError(
-                f"the checkpoint has no task of suite {suite!r}; {suggest(suite, sorted(set(map(_suite, known))))} "
-                "(tasks that are new to it are named one by one: --tasks)"
-            )
-        names += own
+    known = meta.sources
+    names = [name for suite in suites or () for name in _tasks_of(suite, known)]
     names += tasks or ()
     everything = tasks is None and suites is None
     chosen: dict[str, Chosen] = {}
     for name in known if everything else names:
         try:
-            choice = _choose(agent, name)
+            choice = _choose(known, name)
         except UnknownTaskError as error:
             if not everything:
                 raise
@@ -167,23 +160,37 @@ def choose(agent: Agent, tasks: Sequence[str] | None, suites: Sequence[str] | No
             chosen.setdefault(choice.task or choice.source, choice)
     if not chosen:
         raise EvaluationError(f"nothing to play or to caption among {', '.join(names or known) or 'no sources'}")
+    _say_new(chosen.values())
     return list(chosen.values())
+
+
+def _tasks_of(suite: str, known: Mapping[str, SourceMeta]) -> list[str]:
+    """The checkpoint's sources of this suite; of a suite that is new to it, all tasks."""
+    own = [name for name, source in known.items() if suite in (_suite(name), _suite(source.task))]
+    if own:
+        return own
+    if suite not in suite_names():
+        choices = sorted({*map(_suite, known), *suite_names()})
+        raise EvaluationError(f"neither the checkpoint nor anybody has a suite {suite!r}; {suggest(suite, choices)}")
+    return suite_tasks(suite)
 
 
 def _suite(name: str) -> str:
     return name.partition("/")[0]
 
 
-def _choose(agent: Agent, name: str) -> Chosen | None:
+def _choose(known: Mapping[str, SourceMeta], name: str) -> Chosen | None:
     """None for documents without pictures: there is nothing to ask about them."""
-    known = agent.meta.sources
-    if name not in known and all(meta.task != name for meta in known.values()):
+    source = name if name in known else next((source for source, meta in known.items() if meta.task == name), None)
+    if source is None:
         try:
             get_task(name)
-        except UnknownTaskError:
-            agent.source(name)  # says what the checkpoint has
-        return _new(agent, name)
-    source, meta = agent.source(name)
+        except UnknownTaskError as error:
+            raise EvaluationError(
+                f"{name!r} is neither in this checkpoint ({suggest(name, known)}) nor a task: {error}"
+            ) from error
+        return _new(known, name)
+    meta = known[source]
     if meta.spec.kind == "document":
         pictured = any(leaf.modality == "image" for leaf in meta.spec.observations.values())
         return Chosen(source, "", meta) if pictured else None
@@ -193,24 +200,34 @@ def _choose(agent: Agent, name: str) -> Chosen | None:
     return Chosen(source, meta.task, meta)
 
 
-def _new(agent: Agent, task: str) -> Chosen:
+def _new(known: Mapping[str, SourceMeta], task: str) -> Chosen:
     """A task that the checkpoint does not have: played as the first source of the same embodiment, if there is one."""
     spec = environment_spec(task)
-    for source, meta in agent.meta.sources.items():
+    for source, meta in known.items():
         if meta.spec == spec:
-            print(
-                f"{task}: new to this checkpoint; played with what it knows of {source}'s embodiment", file=sys.stderr
-            )
             return Chosen(source, task, meta)
-    print(f"{task}: a new embodiment for this checkpoint", file=sys.stderr)
     return Chosen("", task, SourceMeta(spec, task))
+
+
+def _say_new(chosen: Iterable[Chosen]) -> None:
+    new: dict[str, list[str]] = {}
+    for choice in chosen:
+        if choice.task and (not choice.source or choice.task != choice.meta.task):
+            new.setdefault(choice.source, []).append(choice.task)
+    for source, tasks in new.items():
+        how = f"new to this checkpoint; played with what it knows of {source}'s embodiment"
+        print(f"{_few(tasks)}: {how if source else 'a new embodiment for this checkpoint'}", file=sys.stderr)
 
 
 def _say_prompts(shown: dict[str, PromptSource]) -> None:
     asked = [task for task, source in shown.items() if source.origin == OF_EXPERT]
     if asked:
-        names = f"{', '.join(asked[:3])}{' and more' if len(asked) > 3 else ''}"
-        print(f"no demonstrations in the run: shown some that the experts give now: {names}", file=sys.stderr)
-    for task, source in shown.items():
-        if not source.store:
-            print(f"{task}: played without a prompt ({source.origin}); --prompts=DIR gives some", file=sys.stderr)
+        print(f"no demonstrations in the run: shown some that the experts give now: {_few(asked)}", file=sys.stderr)
+    without = [task for task, source in shown.items() if not source.store]
+    if without:
+        why = shown[without[0]].origin
+        print(f"{_few(without)}: played without a prompt ({why}); --prompts=DIR gives some", file=sys.stderr)
+
+
+def _few(tasks: Sequence[str]) -> str:
+    return f"{', '.join(tasks[:3])}{f' and {len(tasks) - 3} more' if len(tasks) > 3 else ''}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,20 +22,25 @@ import numpy as np
 from gato.data_pipelines.environments.base import EVALUATION_SEED, Action, DocumentSource, Observation, Task
 from gato.data_pipelines.environments.registry import get_source, get_task
 from gato.evaluation.captions import evaluate_captions, evaluate_questions
-from gato.evaluation.demonstrations import Demonstrations, open_demonstrations
+from gato.evaluation.demonstrations import Demonstrations, EvaluationError, open_demonstrations
 from gato.evaluation.prompts import PromptSource
-from gato.evaluation.rollouts import Entry, Outcome, Seat, plan_seats, rollout
+from gato.evaluation.rollouts import PROMPTS, SEEDS_PER_RUN, Entry, Outcome, Seat, plan_seats, rollout
 from gato.evaluation.simulators import STEP_SECONDS, InProcess, InProcesses, Place, Simulators, make_environment
 from gato.evaluation.specialist import train_specialist
 from gato.inference.agent import Agent
 from gato.inference.memory import Mode
+from gato.tokenizers.sequence import SequenceTokenizer
 from gato.tokenizers.text import TextTokenizer
-from gato.training.checkpoint_meta import SourceMeta
+from gato.training.checkpoint_meta import CheckpointMeta, SourceMeta
 
 # Environments of a batch: enough for the matrix products, few enough to build quickly.
 ENVIRONMENTS = 40
-# Lines of one job at most: what an interruption can lose, and how finely the work can be divided.
-LINES = 8
+# Lines of one job at most, and about so many tokens (if no episode ended early): what an interruption can lose, and
+# how finely the work can be divided. Eight tasks of Meta-World are far below; a game of Atari is divided by episodes,
+# into halves that still make large batches.
+LINES, COST = 8, 20e6
+# Simulators take seeds below this: ALE's are signed 32-bit integers, dm_control's unsigned ones.
+_SEEDS = 2**31
 # A specialist's share of a job's time: its environment steps, and the training, in steps' worth.
 SPECIALIST_STEP, SPECIALIST_TRAINING = 3.0, 60_000.0
 
@@ -63,6 +69,13 @@ class Protocol:
     environments: int = ENVIRONMENTS
     documents: int = 200
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        most = (_SEEDS - EVALUATION_SEED - self.episodes) // SEEDS_PER_RUN
+        if not 0 <= self.seed <= most:
+            raise EvaluationError(
+                f"seed must lie in 0..{most:,}, got {self.seed}: simulators do not take the seeds of its episodes"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +114,19 @@ class Chosen:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One line of the evaluation: how the agent acts (see `Chosen`), the task, and the label of a control or ""."""
+    """Episodes of one line of the evaluation.
+
+    Attributes:
+      source: how the agent acts, see `Chosen`.
+      control: its label, or "".
+      start, episodes: number of the first episode, and how many there are from it on.
+    """
 
     source: str
     task: str
-    control: str = ""
+    control: str
+    start: int
+    episodes: int
 
     @property
     def name(self) -> str:
@@ -134,7 +155,7 @@ Job = PlayJob | WriteJob
 
 def size(job: Job, protocol: Protocol) -> int:
     """Episodes or documents of a job, for the progress."""
-    return protocol.episodes * len(job.lines) if isinstance(job, PlayJob) else protocol.documents
+    return sum(line.episodes for line in job.lines) if isinstance(job, PlayJob) else protocol.documents
 
 
 @dataclasses.dataclass
@@ -160,41 +181,63 @@ def worker_demonstrations(run: Path) -> dict[str, Demonstrations]:
     return open_demonstrations(run, missing="skip")
 
 
-def plan_jobs(chosen: Sequence[Chosen], agent: Agent, protocol: Protocol, specialists: Sequence[str]) -> list[Job]:
+def plan_jobs(
+    chosen: Sequence[Chosen], meta: CheckpointMeta, protocol: Protocol, specialists: Sequence[str]
+) -> list[Job]:
     """Jobs, the longest first. They do not depend on the processes that will do them.
 
     Args:
       specialists: the sources that get one.
     """
+    text = TextTokenizer(meta.text_model)
+    tokenizer = SequenceTokenizer(meta.vocabulary, text, meta.layout, meta.model.local_positions)
     groups: dict[tuple[Any, ...], list[tuple[Line, float]]] = {}
     jobs: list[Job] = []
     for choice in chosen:
-        meta = choice.meta
-        if meta.spec.kind == "document":
+        source = choice.meta
+        if source.spec.kind == "document":
             jobs.append(WriteJob(choice.source, cost=protocol.documents * 1000.0))
             continue
         task = get_task(choice.task)
-        tokens = agent.tokenizer.tokens_per_timestep(meta.spec, text_tokens=8)
-        cost = float(protocol.episodes * task.max_steps * tokens)
-        key = (repr(meta.spec), meta.window_timesteps, meta.prompt_timesteps, bool(choice.source))
+        tokens = tokenizer.tokens_per_timestep(source.spec, text_tokens=8)
+        key = (repr(source.spec), source.window_timesteps, source.prompt_timesteps, bool(choice.source))
         group = groups.setdefault(key, [])
-        group += [(Line(choice.source, choice.task, control), cost) for control in ("", *task.controls)]
+        for control in ("", *task.controls):
+            line = Line(choice.source, choice.task, control, 0, protocol.episodes)
+            group += _divided(line, float(task.max_steps * tokens))
         if choice.source in specialists:
             spent = SPECIALIST_STEP * protocol.episodes * task.max_steps + SPECIALIST_TRAINING
-            jobs.append(PlayJob((Line(choice.source, choice.task),), spent, specialist=True))
+            line = Line(choice.source, choice.task, "", 0, protocol.episodes)
+            jobs.append(PlayJob((line,), spent, specialist=True))
     for group in groups.values():
-        parts = math.ceil(len(group) / LINES)
+        affordable = max(1, int(COST / max(cost for _, cost in group)))
+        parts = math.ceil(len(group) / min(LINES, affordable))
         for part in range(parts):
             lines = group[part::parts]
             jobs.append(PlayJob(tuple(line for line, _ in lines), sum(cost for _, cost in lines)))
     return sorted(jobs, key=lambda job: -job.cost)
 
 
+def _divided(line: Line, episode: float) -> list[tuple[Line, float]]:
+    """The line, by episodes where all of them cost more than a job may; each with its cost. ``episode``: of one.
+
+    It is cut where the demonstrations begin anew, so that every episode is shown the same one as in an undivided line.
+    """
+    rounds = math.ceil(line.episodes / PROMPTS)
+    parts = min(rounds, math.ceil(line.episodes * episode / COST))
+    cuts = [min(part * rounds // parts * PROMPTS, line.episodes) for part in range(parts + 1)]
+    lines = [
+        dataclasses.replace(line, start=line.start + start, episodes=stop - start)
+        for start, stop in itertools.pairwise(cuts)
+    ]
+    return [(part, part.episodes * episode) for part in lines]
+
+
 def run_job(job: Job, work: Work, progress: Progress) -> Result:
     """Does one job; ``progress(n)`` after n more episodes or documents."""
     if isinstance(job, WriteJob):
         return _write(job, _fresh_agent(work), work.protocol, progress)
-    entries = [_entry(line, get_task(line.task), job, work.protocol.episodes) for line in job.lines]
+    entries = [_entry(line, get_task(line.task), job) for line in job.lines]
     batches = plan_seats(entries, work.protocol.environments)
     start: Callable[[Sequence[Place]], Simulators] = InProcess
     if work.simulators:
@@ -271,14 +314,15 @@ def _fresh_agent(work: Work) -> Agent:
     return Agent(shared.params, shared.meta, work.protocol.seed)
 
 
-def _entry(line: Line, task: Task, job: PlayJob, episodes: int) -> Entry:
+def _entry(line: Line, task: Task, job: PlayJob) -> Entry:
     return Entry(
         name=line.name,
         make=functools.partial(make_environment, line.task, dict(task.controls[line.control]) if line.control else {}),
         metric=task.metric,
-        episodes=episodes,
+        episodes=line.episodes,
         max_steps=task.max_steps,
         film=0 if line.control or job.specialist else 1,
+        start=line.start,
     )
 
 

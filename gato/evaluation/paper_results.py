@@ -20,7 +20,7 @@ class PaperDomain:
 
 _META_WORLD, _BABYAI = PaperDomain(45, mean=87.0, above_half=44), PaperDomain(46, mean=93.2)
 PAPER: Mapping[str, PaperDomain] = {
-    "atari": PaperDomain(51, mean=30.9),
+    "ale": PaperDomain(51, mean=30.9),
     "babyai": _BABYAI,
     "babyai-raw": _BABYAI,
     "dm_control": PaperDomain(30, above_half=21),

@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gato.data_pipelines.collect import CollectError, CollectPlan, collect
-from gato.data_pipelines.environments.base import ExpertError
+from gato.data_pipelines.environments.base import ExpertError, NoExpert, SuiteError
+from gato.data_pipelines.environments.registry import get_task
 from gato.data_pipelines.episode import Episode
 from gato.data_pipelines.store import Store
 from gato.evaluation.demonstrations import Demonstrations, EvaluationError, open_demonstrations, successful
 from gato.evaluation.rollouts import PROMPTS
+from gato.tokenizers.errors import SpecError
 from gato.training.run_directory import CONFIG_FILE
 
 NONE, OF_EXPERT = "none", "of the task's expert, collected for this"
@@ -89,10 +91,12 @@ def _of_run(demonstrations: Demonstrations) -> PromptSource:
 
 def _of_expert(task: str, folder: Path, processes: int, progress: bool) -> PromptSource:
     """A few that the task's expert gives now; kept, so that the evaluation can go on with the same ones."""
+    if isinstance(get_task(task).expert, NoExpert):
+        return PromptSource(origin=f"{NONE}: it has no expert")
     try:
         collect([CollectPlan(task, PROMPTS)], folder, processes=processes, progress=progress)
         return _chosen(Store(folder / task), None, OF_EXPERT)
-    except (ExpertError, CollectError) as error:
+    except (ExpertError, CollectError, SpecError, SuiteError) as error:  # an agent acts without one, too
         return PromptSource(origin=f"{NONE}: {error}")
 
 

@@ -12,12 +12,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from gato.data_pipelines.environments.base import install_command
 from gato.evaluation.demonstrations import EvaluationError
 from gato.evaluation.executors import ONE_THREAD
 from gato.evaluation.jobs import Job, Progress, Result, Work, run_job, size
 from gato.tokenizers.errors import GatoError
 
 ATTEMPTS = 3  # at one job, before it is what kills the actors
+# What Ray says where an actor is gone. Memory and nodes are no actor errors for it: they derive from RayError alone.
+_DEATHS = ("RayActorError", "ObjectLostError", "OutOfMemoryError", "NodeDiedError")
 _PATIENCE = 60.0  # seconds without news, before a line says what is waited for
 
 
@@ -74,6 +77,7 @@ def _run(ray: Any, jobs: Sequence[Job], work: Work, processes: int, advance: Pro
             f"the Ray cluster has {offered.get('CPU', 0):g} CPUs and {offered.get('GPU', 0):g} GPUs free, and an actor "
             f"needs {needed['num_cpus']} and {needed['num_gpus']}; wait, add nodes, or give a smaller --simulators"
         )
+    gone = tuple(getattr(ray.exceptions, name) for name in _DEATHS)
     remote = ray.remote(**needed)(_Actor)
     flags = "" if needed["num_gpus"] else ONE_THREAD
     idle: list[Any] = []
@@ -99,7 +103,7 @@ def _run(ray: Any, jobs: Sequence[Job], work: Work, processes: int, advance: Pro
         actor, done = running.pop(answer)
         try:
             result = ray.get(answer)
-        except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
+        except gone as error:
             what = "its start" if done is None else _name(done)
             deaths[what] += 1
             if deaths[what] == ATTEMPTS:
@@ -130,5 +134,5 @@ def _import_ray() -> Any:
         return importlib.import_module("ray")
     except ModuleNotFoundError as error:
         raise EvaluationError(
-            '--executor=ray needs the package ray, which is not installed: in the checkout: pip install -e ".[ray]"'
+            f"--executor=ray needs the package ray, which is not installed; in the checkout: {install_command('ray')}"
         ) from error

@@ -66,14 +66,13 @@ def scores_section(summary: Mapping[str, Any]) -> str:
 
 
 def films_section(folder: Path, summary: Mapping[str, Any]) -> str:
-    """The films in a folder, ``<suite>__<task>.gif``."""
+    """The films of the summary's tasks in a folder, ``<suite>__<task>.gif``."""
     figures = []
-    for path in sorted(folder.glob("*.gif")):
-        name = path.stem.replace("__", "/")
-        entry = summary["tasks"].get(name, {})
-        score = (
-            f"score {number(figure(entry.get('score')))}, expert {number(figure(entry.get('expert')))}" if entry else ""
-        )
+    for name, entry in sorted(summary["tasks"].items()):
+        path = folder / f"{name.replace('/', '__')}.gif"
+        if not path.is_file():
+            continue
+        score = f"score {number(figure(entry.get('score')))}, expert {number(figure(entry.get('expert')))}"
         image = data_uri(path.read_bytes(), "image/gif")
         figures.append(
             f'<figure><img src="{image}" alt="the agent acting in {html.escape(name)}">'
@@ -118,7 +117,7 @@ def domains_section(summary: Mapping[str, Any]) -> str:
 
 
 def failures_section(summary: Mapping[str, Any]) -> str:
-    """Environments that raised, crashed or hung; nothing where none did."""
+    """Environments that raised, crashed, hung or could not be drawn; nothing where none did."""
     rows = ""
     for name, entry in summary["tasks"].items():
         lines = [
@@ -126,17 +125,19 @@ def failures_section(summary: Mapping[str, Any]) -> str:
             *((f"{name} [{k}]", e) for k, e in (summary.get("controls") or {}).get(name, {}).items()),
         ]
         for line, found in lines:
-            if found.get("failures") or found.get("lost"):
+            if found.get("failures") or found.get("lost") or found.get("no_film"):
                 counts = ", ".join(f"{count} {kind}" for kind, count in (found.get("failures") or {}).items())
                 lost = f"{found['lost']} lost: {found['lost_because']}" if found.get("lost") else "none lost"
-                cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in (line, counts, lost))
+                film = f"no film: {found['no_film']}" if found.get("no_film") else ""
+                cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in (line, counts, lost, film))
                 rows += f"<tr>{cells}</tr>"
     if not rows:
         return ""
     return section(
         "Environments that failed",
-        "An environment that raised an error, crashed or hung was built anew and its episode repeated, and so were the "
-        "episodes beside it in the same process. An episode that failed three times is lost: it has no score.",
+        "An environment that raised an error, showed what is no number, crashed or hung was built anew and its episode "
+        "repeated, and so were the episodes beside it in the same process. An episode that failed three times is lost: "
+        "it has no score. What cannot be drawn is played all the same, without a film.",
         f'<div class="card"><table>{rows}</table></div>',
     )
 

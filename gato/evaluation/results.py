@@ -1,6 +1,7 @@
 """What an evaluation keeps of every finished job, so that it can go on after an interruption, and its summary of them.
 
-<folder>/jobs/<key>.json   one finished job: its episodes, or its captions; the key is a hash of all that decides it
+<folder>/jobs/<key>.json   one finished job: its episodes, or its captions, and what decided them; the key is a hash of
+                           that
 <folder>/gifs/*.gif        the first episode of each task, <suite>__<task>.gif
 <folder>/summary.json      scores, see `scores`
 <folder>/episodes.jsonl    every episode
@@ -13,13 +14,13 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gato.data_pipelines.environments.registry import get_task
+from gato.data_pipelines.environments.registry import get_task, versions
 from gato.evaluation.demonstrations import EvaluationError
 from gato.evaluation.jobs import Job, Line, PlayJob, Protocol, Result, Work, Written
 from gato.evaluation.prompts import PromptSource
@@ -38,6 +39,7 @@ class Journal:
         self._folder, self._work = folder, work
         self._checkpoint = hashlib.sha256((work.checkpoint / MANIFEST).read_bytes()).hexdigest()
         self._used: set[Path] = set()
+        self._abouts: dict[Job, Record] = {}
 
     def load(self, job: Job) -> Record | None:
         """The record of a job that was finished under this very protocol, checkpoint and prompts."""
@@ -63,8 +65,11 @@ class Journal:
             record = {"scores": scores, "samples": samples}
         else:
             for outcome in result:
+                film = self._folder / "gifs" / f"{outcome.entry.replace('/', '__')}.gif"
                 if outcome.frames is not None:
-                    write_gif(list(outcome.frames), self._folder / "gifs" / f"{outcome.entry.replace('/', '__')}.gif")
+                    write_gif(list(outcome.frames), film)
+                elif outcome.no_film:
+                    film.unlink(missing_ok=True)  # of another checkpoint
             record = {
                 "outcomes": [
                     {field.name: getattr(outcome, field.name) for field in dataclasses.fields(Outcome)[:-1]}
@@ -73,8 +78,52 @@ class Journal:
             }
         path = self._path(job)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(record))
+        write_text(path, json.dumps(record | {"about": self._about(job)}, allow_nan=False))
         return record
+
+    def refuse_loss(self, jobs: Sequence[Job]) -> None:
+        """Raises EvaluationError if the folder holds results, or finished jobs of an evaluation that was interrupted,
+        which these jobs would not replace by the same of another checkpoint: of lines or sources that are not among
+        them, or played under other conditions.
+        """
+        now = {name: about["conditions"] for job in jobs for about in [self._about(job)] for name in about["names"]}
+        before = list(self._before())
+        lost = list(dict.fromkeys(name for about in before for name in about["names"] if name not in now))
+        if lost:
+            raise EvaluationError(
+                f"{self._folder}: holds results of {', '.join(lost[:3])}{' and more' if len(lost) > 3 else ''}, which "
+                "this evaluation leaves out and would delete; give --out DIR for this one's"
+            )
+        # What an older record does not mention was then as it is by default.
+        default = dataclasses.asdict(Protocol())
+        changed: dict[str, str] = {}
+        for about in before:
+            then = default | about["conditions"]
+            for key, value in (item for name in about["names"] for item in now[name].items()):
+                if then.get(key, value) != value:
+                    changed[key] = f"{key} {then[key]} instead of {value}"
+        if changed:
+            words = list(changed.values())
+            raise EvaluationError(
+                f"{self._folder}: holds an evaluation with {', '.join(words[:5])}{' and more' if words[5:] else ''}, "
+                "which this one would replace; give --out DIR for this one's, or delete summary.json and jobs/ there"
+            )
+
+    def _before(self) -> Iterator[Record]:
+        """What `_about` says of all that lies in the folder."""
+        path = self._folder / "summary.json"
+        try:
+            if path.exists():
+                summary = json.loads(path.read_text(encoding="utf-8"))
+                names = [*summary["tasks"], *summary["captions"]]
+                yield {"names": names, "conditions": summary.get("protocol", {})}
+            for path in sorted((self._folder / "jobs").glob("*.json")):
+                yield json.loads(path.read_text(encoding="utf-8"))["about"]
+        except (ValueError, KeyError, TypeError) as error:
+            what = "summary" if path.name == "summary.json" else "job"
+            raise EvaluationError(
+                f"{path}: is no evaluation's {what} ({error!r}); delete it or give --out DIR"
+            ) from error
 
     def forget_others(self) -> None:
         """Deletes the jobs of other evaluations that the folder held before."""
@@ -82,12 +131,29 @@ class Journal:
             if path not in self._used:
                 path.unlink()
 
+    def _about(self, job: Job) -> Record:
+        """Of what a job gives results, and everything that decides them beside the checkpoint and the job itself."""
+        if job not in self._abouts:  # asking the packages takes a while
+            self._abouts[job] = self._describe(job)
+        return self._abouts[job]
+
+    def _describe(self, job: Job) -> Record:
+        conditions: Record = dataclasses.asdict(self._work.protocol)
+        if not isinstance(job, PlayJob):
+            return {"names": [job.source], "conditions": conditions}
+        for task in dict.fromkeys(line.task for line in job.lines):
+            prompt = self._work.prompts.get(task, PromptSource())
+            known = get_task(task)
+            conditions |= {f"max_steps of {task}": known.max_steps, f"metric of {task}": known.metric}
+            conditions |= versions(task)
+            shown = ", ".join(map(str, prompt.episodes))
+            conditions[f"prompts of {task}"] = f"{prompt.fingerprint[:16]} ({shown})" if prompt.store else "none"
+        names = [f"{line.name} (specialist)" if job.specialist else line.name for line in job.lines]
+        return {"names": names, "conditions": conditions}
+
     def _path(self, job: Job) -> Path:
-        about: Record = {"job": _plain(job), "protocol": _plain(self._work.protocol), "checkpoint": self._checkpoint}
-        if isinstance(job, PlayJob):
-            prompts = [self._work.prompts.get(line.task, PromptSource()) for line in job.lines]
-            about["prompts"] = [(prompt.fingerprint, prompt.episodes) for prompt in prompts]
-        return self._folder / "jobs" / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}.json"
+        key = json.dumps([_plain(job), self._about(job), self._checkpoint])
+        return self._folder / "jobs" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
 
 
 def _plain(value: Any) -> Record:
@@ -111,7 +177,7 @@ def summarise_jobs(records: Sequence[tuple[Job, Record]], work: Work, order: Seq
     controls: dict[str, Record] = {}
     scores: dict[str, np.ndarray] = {}
     for line in sorted(lines.values(), key=lambda line: (order.index(line.task), line.control)):
-        task, outcomes = get_task(line.task), played[line.name, False]
+        task, outcomes = get_task(line.task), sorted(played[line.name, False], key=lambda outcome: outcome.seed)
         finished = [outcome for outcome in outcomes if not outcome.lost]
         values = [outcome.score(task.metric) for outcome in finished]
         rival = [o.score(task.metric) for o in played.get((line.name, True), ()) if not o.lost]
@@ -127,6 +193,8 @@ def summarise_jobs(records: Sequence[tuple[Job, Record]], work: Work, order: Seq
             found = [getattr(outcome, field) for outcome in finished if getattr(outcome, field) is not None]
             entry[name] = float(np.mean(found)) if found else None
         entry["prompt"] = work.prompts.get(line.task, PromptSource()).origin
+        no_film = [outcome.no_film for outcome in outcomes if outcome.no_film]
+        entry |= {"no_film": no_film[0]} if no_film else {}
         entries[line.task], scores[line.task] = entry, np.array(values)
     every = [outcome for outcomes in played.values() for outcome in outcomes]
     summary = {**summarise(entries, scores, seed), "controls": controls, "captions": written}
@@ -154,34 +222,6 @@ def write_results(folder: Path, summary: Mapping[str, Any], records: Sequence[tu
     write_text(folder / "captions.json", json.dumps({"samples": samples}))
     write_text(folder / "episodes.jsonl", "".join(json.dumps(episode) + "\n" for episode in episodes))
     write_text(folder / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
-
-
-def refuse_loss(folder: Path, names: set[str], protocol: Protocol) -> None:
-    """Raises EvaluationError if `folder` holds results of tasks or sources that are not among `names`, or of another
-    protocol.
-    """
-    path = folder / "summary.json"
-    if not path.exists():
-        return
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        lost = [name for name in (*before["tasks"], *before["captions"]) if name not in names]
-    except (ValueError, KeyError, TypeError) as error:
-        raise EvaluationError(f"{path}: is no evaluation's summary ({error!r}); delete it or give --out DIR") from error
-    if lost:
-        raise EvaluationError(
-            f"{folder}: holds results of {', '.join(lost[:3])}{' and more' if len(lost) > 3 else ''}, which this "
-            "evaluation leaves out and would delete; give --out DIR for this one's"
-        )
-    now = dataclasses.asdict(protocol)
-    # What an older summary does not mention was then as it is by default.
-    then = {**dataclasses.asdict(Protocol()), **before["protocol"]} if "protocol" in before else now
-    changed = [f"{key} {then[key]} instead of {value}" for key, value in now.items() if then[key] != value]
-    if changed:
-        raise EvaluationError(
-            f"{folder}: holds an evaluation with {', '.join(changed)}, which this one would replace; give --out DIR "
-            f"for this one's, or delete {path}"
-        )
 
 
 def write_text(path: Path, text: str) -> None:

@@ -60,7 +60,8 @@ class Entry:
     Attributes:
       metric: "success" or "return". Success counts at any step within the limit, so an episode that is scored by
         success ends there; its return is that of the steps until then.
-      film: the first so many episodes are filmed.
+      start: number of the first of its ``episodes``, a multiple of `PROMPTS`.
+      film: the episodes with a smaller number than this are filmed.
     """
 
     name: str
@@ -69,11 +70,14 @@ class Entry:
     episodes: int
     max_steps: int
     film: int = 0
+    start: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Seat:
-    """Environment ``number`` of the ``of`` that share an entry; it plays episodes number, number + of, ..."""
+    """Environment ``number`` of the ``of`` that share an entry; from the entry's first episode on it plays the
+    number-th, the (number + of)-th, ...
+    """
 
     entry: int
     number: int = 0
@@ -94,6 +98,7 @@ class Outcome:
       entropy: mean over the steps of `BatchPolicy.entropies`, where the policy has it.
       failures: kind of `Failure` -> how often the episode was repeated because of one.
       lost: why there is no score; "" where there is one.
+      no_film: why there is none, where there should be one.
       frames: uint8 [n, H, W, 3] if it was filmed.
     """
 
@@ -105,6 +110,7 @@ class Outcome:
     entropy: float | None = None
     failures: Mapping[str, int] = dataclasses.field(default_factory=dict)
     lost: str = ""
+    no_film: str = ""
     frames: np.ndarray | None = None
 
     def score(self, metric: str) -> float:
@@ -188,7 +194,8 @@ class _Rollout:
                 row.place: Step(action) for row, action in zip(batch, actions, strict=True) if row.active
             }
             for row, entropy in zip(batch, self._policy.entropies if self._policy.entropies is not None else ()):
-                row.entropies.append(float(entropy))
+                if np.isfinite(entropy):  # a network that is damaged has none, and its episodes count all the same
+                    row.entropies.append(float(entropy))
             rewards, begun = self._take(batch, self._simulators.exchange(steps))
             self._restart(batch, begun)
             batch, rewards = self._shrink(batch, rewards)
@@ -256,7 +263,7 @@ class _Rollout:
         while row.advance():
             if not row.task.gave_up:
                 return True
-            self._end(Outcome(row.task.entry.name, row.seed, lost=row.task.gave_up))
+            self._end(row.lose(row.task.gave_up))
         return False
 
     def _fail(self, row: _Row, failure: Failure) -> bool:
@@ -264,11 +271,7 @@ class _Rollout:
         if row.repeat(failure):
             return True
         row.task.lose(failure.reason)
-        self._end(
-            Outcome(
-                row.task.entry.name, row.seed, failures=dict(row.failures), lost=f"{failure.kind}: {failure.reason}"
-            )
-        )
+        self._end(row.lose(f"{failure.kind}: {failure.reason}"))
         return self._next(row)
 
     def _end(self, outcome: Outcome) -> None:
@@ -299,7 +302,8 @@ class _Row:
 
     def __init__(self, task: _Task, place: int, seat: Seat) -> None:
         self.task, self.place = task, place
-        self._waiting = collections.deque(range(task.first + seat.number, task.first + task.entry.episodes, seat.of))
+        first = task.first + task.entry.start
+        self._waiting = collections.deque(range(first + seat.number, first + task.entry.episodes, seat.of))
         self.observation: Observation = {}
         self.active = False
 
@@ -323,18 +327,27 @@ class _Row:
         self._attempts += failure.kind != "beside"
         return self._attempts < ATTEMPTS
 
+    @property
+    def _filmed(self) -> bool:
+        return self.seed - self.task.first < self.task.entry.film
+
+    def lose(self, reason: str) -> Outcome:
+        """The episode's outcome where nobody will finish it."""
+        no_film = "its episode was lost" if self._filmed else ""
+        return Outcome(self.task.entry.name, self.seed, failures=dict(self.failures), lost=reason, no_film=no_film)
+
     def begin(self) -> Begin:
         """The command that begins the episode, from nothing."""
         self._total, self._steps = 0.0, 0
         self.entropies: list[float] = []
         self._success: bool | None = None
-        filmed = self.seed - self.task.first < self.task.entry.film
-        self._film = _Film() if filmed else None
-        return Begin(self.seed, filmed)
+        self._film, self._undrawn = _Film(), ""
+        return Begin(self.seed, self._filmed)
 
     def show(self, answer: Answer) -> None:
         self.observation = answer.observation
-        if self._film is not None and answer.frame is not None:
+        self._undrawn = self._undrawn or answer.undrawn
+        if answer.frame is not None:
             self._film.add(answer.frame)
 
     def step(self, answer: Answer) -> Outcome | None:
@@ -349,6 +362,7 @@ class _Row:
         if not (answer.over or solved or self._steps >= entry.max_steps):
             return None
         self.task.finish()
+        frames = self._film.frames()
         return Outcome(
             entry.name,
             self.seed,
@@ -357,18 +371,24 @@ class _Row:
             self._steps,
             float(np.mean(self.entropies)) if self.entropies else None,
             dict(self.failures),
-            frames=self._film.frames() if self._film is not None else None,
+            no_film="" if frames is not None else self._undrawn,
+            frames=frames,
         )
 
 
 class _Film:
-    """At most `MAX_FRAMES` evenly spaced frames of an episode of unknown length: when full, every second one goes."""
+    """At most `MAX_FRAMES` evenly spaced frames of an episode of unknown length: when full, every second one goes.
+
+    A film has one size: that of the first frame. Frames of another one are left out.
+    """
 
     def __init__(self) -> None:
         self._kept: list[np.ndarray] = []
         self._every, self._seen = 1, 0
 
     def add(self, frame: np.ndarray) -> None:
+        if self._kept and frame.shape != self._kept[0].shape:
+            return
         if self._seen % self._every == 0:
             if len(self._kept) == MAX_FRAMES:
                 self._kept = self._kept[::2]

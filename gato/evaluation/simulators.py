@@ -26,6 +26,7 @@ from gato.data_pipelines.environments.registry import get_task
 from gato.data_pipelines.episode import check_step
 from gato.data_pipelines.worker_process import start_worker
 from gato.tokenizers.errors import GatoError
+from gato.tokenizers.spec import LeafSpec
 
 STEP_SECONDS = 60.0  # for one step or reset, before its environment counts as hanging
 BUILD_SECONDS = 300.0  # to start a process and to build an environment there
@@ -63,18 +64,27 @@ Command = Begin | Step
 
 @dataclasses.dataclass
 class Answer:
-    """What an environment showed. ``success`` is None where it does not say; ``frame`` uint8 [H, W, 3] if filmed."""
+    """What an environment showed.
+
+    Attributes:
+      success: None where it does not say.
+      frame: uint8 [H, W, 3] if it is filmed and could be drawn.
+      undrawn: why it could not; "" otherwise.
+    """
 
     observation: Observation
     reward: float = 0.0
     over: bool = False
     success: bool | None = None
     frame: np.ndarray | None = None
+    undrawn: str = ""
 
 
 @dataclasses.dataclass
 class Failure:
-    """Why an environment gave no answer: it raised, its process crashed, it hung, or it stood beside one that did."""
+    """Why an environment gave no answer that can be used: it raised (or showed NaN, infinity, an unknown value), its
+    process crashed, it hung, or it stood beside one that did.
+    """
 
     kind: Kind
     reason: str
@@ -88,7 +98,7 @@ class Simulators(Protocol):
 
         Raises:
           SpecError: an observation does not match its environment's spec; names the task, the step and the leaf.
-          GatoError: what an environment says of a mistake of the user.
+          GatoError: what the building of an environment says of a mistake of the user.
         """
 
     def close(self) -> None:
@@ -177,49 +187,87 @@ class _Environments:
     ) -> Answer | Failure:
         """Executes a command; ``notice(place, building)`` before each part of it that may take long."""
         try:
-            if isinstance(command, Begin):
-                return self._begin(place, command, notice)
+            if isinstance(command, Begin) and place not in self._open:
+                notice(place, True)
+                self._open[place] = self._places[place].make()
             notice(place, False)
-            return self._step(place, command)
+            try:
+                answer = self._begin(place, command) if isinstance(command, Begin) else self._step(place, command)
+            except GatoError as error:  # of this episode (no state that it can start from), unlike those of building
+                return self._fail(place, _words(error))
+            return self._checked(place, answer)
         except GatoError:
             raise
         except Exception as error:  # the simulator's own, whatever it is
-            self._drop(place)
-            return Failure("raised", " ".join(f"{type(error).__name__}: {error}".split())[:300])
+            return self._fail(place, _words(error))
 
     def close(self) -> None:
         for place in list(self._open):
             self._drop(place)
 
-    def _begin(self, place: int, command: Begin, notice: Callable[[int, bool], None]) -> Answer:
-        if place not in self._open:
-            notice(place, True)
-            self._open[place] = self._places[place].make()
-        notice(place, False)
+    def _begin(self, place: int, command: Begin) -> Answer:
         self._episodes[place] = command, 0
-        return self._answer(place, Answer(self._open[place].reset(command.seed)))
+        return Answer(self._open[place].reset(command.seed))
 
     def _step(self, place: int, command: Step) -> Answer:
         observation, reward, terminated, truncated, info = self._open[place].step(command.action)
         begun, steps = self._episodes[place]
         self._episodes[place] = begun, steps + 1
         success = bool(info["success"]) if "success" in info else None
-        return self._answer(place, Answer(observation, float(reward), bool(terminated or truncated), success))
+        return Answer(observation, float(reward), bool(terminated or truncated), success)
 
-    def _answer(self, place: int, answer: Answer) -> Answer:
+    def _checked(self, place: int, answer: Answer) -> Answer | Failure:
+        """The answer, with its picture if one is wanted, unless a policy could do nothing with it."""
         begun, steps = self._episodes[place]
-        where = f"{self._places[place].name}: seed {begun.seed}: step {steps}: observation"
-        check_step(answer.observation, self._open[place].spec.observations, where)
+        leaves = self._open[place].spec.observations
+        check_step(
+            answer.observation, leaves, f"{self._places[place].name}: seed {begun.seed}: step {steps}: observation"
+        )
+        wrong = _unusable(answer, leaves)
+        if wrong:
+            return self._fail(place, f"step {steps}: {wrong}")
         if begun.film:
-            with contextlib.suppress(Exception):  # what cannot be drawn can still be played
-                answer.frame = np.asarray(self._open[place].frame(), np.uint8)
+            try:
+                answer.frame = _picture(self._open[place].frame())
+            except Exception as error:  # what cannot be drawn can still be played
+                answer.undrawn = _words(error)
         return answer
+
+    def _fail(self, place: int, reason: str) -> Failure:
+        self._drop(place)
+        return Failure("raised", reason)
 
     def _drop(self, place: int) -> None:
         environment = self._open.pop(place, None)
         with contextlib.suppress(Exception):  # one that is broken may not even close
             if environment is not None:
                 environment.close()
+
+
+def _unusable(answer: Answer, leaves: Mapping[str, LeafSpec]) -> str:
+    """What is wrong with an answer of the right shapes: a number that is none, a value that the spec does not know."""
+    if not abs(answer.reward) <= np.finfo(np.float32).max:  # NaN is not, either
+        return f"the reward is {answer.reward}"
+    for path, leaf in leaves.items():
+        value = answer.observation[path]
+        if leaf.modality == "text":
+            value.encode()  # UnicodeEncodeError where a file or a page was decoded badly
+        elif leaf.modality == "continuous" and not np.isfinite(value).all():
+            return f"observation {path!r} holds NaN or infinity"
+        elif leaf.modality == "discrete" and not ((np.asarray(value) >= 0) & (np.asarray(value) < leaf.values)).all():
+            return f"observation {path!r} holds a value outside 0..{(leaf.values or 0) - 1}"
+    return ""
+
+
+def _picture(frame: Any) -> np.ndarray:
+    picture = np.asarray(frame, np.uint8)
+    if picture.ndim != 3 or picture.shape[2] != 3:
+        raise ValueError(f"a frame of shape {picture.shape} instead of [height, width, 3]")
+    return picture
+
+
+def _words(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 # A worker's clock, in shared memory: how many things it began, the place it is busy with (-1: none), whether it builds.

@@ -52,22 +52,24 @@ def test_every_source_is_collected_and_becomes_tokens_with_a_target(tmp_path):
                 )
 
 
-def test_measuring_merges_into_the_file_and_reproduces_it(tmp_path, monkeypatch, capsys):
+def test_measuring_merges_into_the_file_and_reproduces_it_and_no_task_stops_it(tmp_path, monkeypatch, capsys):
     path = tmp_path / "reference_scores.json"
     path.write_text(json.dumps({"tasks": {"other/task": {"random": 0.5, "expert": 0.75}}}))
     monkeypatch.setattr(references, "PATH", path)
     monkeypatch.setattr(measure_references, "PATH", path)
     try:
         for _ in range(2):
-            measure_references.main(["babyai/PickupLoc", "--episodes", "12"])
+            measure_references.main(["dm_control/lqr-lqr_2_1", "babyai/PickupLoc", "--episodes", "12"])
             references.load_references.cache_clear()
             assert references.reference_scores("other/task") == (0.5, 0.75)
             record = references.load_references()["tasks"]["babyai/PickupLoc"]
             assert record["expert"] == 1.0
             assert record["random"] < 0.5
             assert record["episodes"] == 12
-        first, second = capsys.readouterr().out.splitlines()
-        assert first == second
+            assert "dm_control/lqr-lqr_2_1" not in references.load_references()["tasks"]
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[:2] == lines[2:]
+        assert lines[0].startswith("dm_control/lqr-lqr_2_1: not measured: PhysicsError: ")
     finally:
         monkeypatch.undo()
         references.load_references.cache_clear()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+import types
 
 import pytest
 
+from gato.data_pipelines.environments import registry
+from gato.data_pipelines.environments.suite import Suite
 from gato.launch import cli
 
 
@@ -34,11 +38,27 @@ def test_what_is_missing_comes_with_one_command(gato, monkeypatch):
         monkeypatch.setitem(sys.modules, package, None)
     text = gato()
     assert any(line.split()[:3] == ["metaworld", "50", "no"] for line in text.splitlines())
-    assert "to install metaworld, metaworld-full:\n  in the checkout: pip install --constraint constraints.txt" in text
-    assert text.count('".[ale]"') == 1
+    assert "to install ale, atari, metaworld, metaworld-full (in the checkout):" in text
+    (command,) = (line.strip() for line in text.splitlines() if "pip install" in line)
+    assert shlex.split(command) == [
+        *("pip", "install", "--constraint", "constraints.txt", "--editable", ".[ale,metaworld]")
+    ]
     entry = next(entry for entry in json.loads(gato("--json")) if entry["name"] == "ale")
     assert (entry["installed"], entry["missing"], entry["tasks"]) == (False, ["ale_py"], 104)
     assert "ale/pong" in gato("ale"), "its tasks are listed all the same"
+
+
+def test_suites_of_other_packages_are_installed_by_the_same_command(gato, monkeypatch):
+    for name, install in (("arms", "pip install arms-sim"), ("legs", "")):
+        module = types.ModuleType(name)
+        module.SUITE = Suite(name, "", list, dict, packages=("nobody_has_this",), install=install)
+        monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setitem(registry.SUITES, name, f"{name}:SUITE")
+    monkeypatch.setitem(sys.modules, "minigrid", None)
+    text = gato()
+    assert "to install arms, babyai, babyai-raw (in the checkout):" in text
+    assert '  pip install --constraint constraints.txt --editable ".[babyai]" && pip install arms-sim\n' in text
+    assert "legs needs nobody_has_this; its package names no command for that" in text
 
 
 def test_the_tasks_of_a_suite_with_scores_and_sources(gato):

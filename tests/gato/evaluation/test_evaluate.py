@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from gato.data_pipelines.environments.base import EVALUATION_SEED
 from gato.data_pipelines.environments.registry import get_task
 from gato.data_pipelines.mixture import SourceConfig
 from gato.data_pipelines.rollout import demonstration
@@ -22,8 +26,12 @@ from gato.evaluation import jobs, specialist
 from gato.evaluation.demonstrations import Demonstrations, EvaluationError, open_demonstrations
 from gato.evaluation.evaluate import choose, evaluate
 from gato.evaluation.jobs import ActingAgent, PlayJob, Protocol, WriteJob, common_beginning, plan_jobs, worker_agent
-from gato.inference.agent import Agent, AgentError
+from gato.evaluation.rollouts import PROMPTS, SEEDS_PER_RUN
+from gato.inference.agent import Agent
+from gato.inference.session import AgentError
 from gato.tokenizers.text import TextTokenizer
+from gato.training import manifest
+from gato.training.checkpoint import load_meta
 
 TASKS = ("toy/match", "toy/hopeless")
 HERE = {"processes": 1, "simulators": 0, "progress": False}
@@ -74,7 +82,7 @@ def test_chosen_tasks_without_specialists(run, tmp_path):
     assert summary["overall"] is None
     assert "specialist" not in summary["tasks"]["toy/hopeless"]
     assert (tmp_path / "here" / "summary.json").exists()
-    with pytest.raises(AgentError, match="did you mean 'toy/match'"):
+    with pytest.raises(EvaluationError, match="did you mean 'toy/match'"):
         evaluate(run, ["toy/mach"], **HERE)
 
 
@@ -129,16 +137,19 @@ def test_a_protocol_that_cannot_be_is_refused_before_anything_is_played(run, tmp
     assert not (tmp_path / "here").exists()
 
 
-def test_real_simulators_are_played_the_same_in_any_number_of_processes(untrained_run, tmp_path):
+def test_real_simulators_are_played_the_same_in_any_number_of_processes(untrained_run, tmp_path, monkeypatch):
     pytest.importorskip("minigrid")
+    monkeypatch.setattr(jobs, "LINES", 1)
     tasks = ("babyai/GoToRedBall", "babyai/OpenDoor")
     run_dir = untrained_run(tmp_path, tasks)
     settings = {"protocol": Protocol(2), "progress": False}
+    networks = worker_agent.cache_info().misses
     first = evaluate(run_dir, out=tmp_path / "a", processes=2, simulators=1, **settings)
+    assert worker_agent.cache_info().misses == networks, "only those who play load the network"
     second = evaluate(run_dir, out=tmp_path / "b", processes=1, simulators=0, **settings)
     assert list(first["tasks"]) == list(tasks)
     assert {name: entry["episodes"] for name, entry in first["tasks"].items()} == dict.fromkeys(tasks, 2)
-    assert first | {"seconds": 0} == second | {"seconds": 0}
+    assert same(first) == same(second)
 
 
 def same(summary):
@@ -158,6 +169,41 @@ def test_episodes_do_not_depend_on_the_size_of_the_batch(unruly_suite, untrained
     assert len(set(map(_without_entropy, episodes))) == 1
     other = evaluate(run_dir, protocol=Protocol(6, seed=1), out=tmp_path / "seed", **HERE)
     assert other["overall"] != summaries[0]["overall"]
+
+
+@pytest.mark.usefixtures("unruly_suite")
+def test_a_task_that_costs_too_much_for_one_job_is_divided_by_episodes(untrained_run, tmp_path, monkeypatch):
+    """Ten episodes in rounds of four demonstrations: nothing that comes out knows of it."""
+    run_dir = untrained_run(tmp_path, ["unruly/steady", "unruly/wide"])
+    whole = evaluate(run_dir, protocol=Protocol(10), out=tmp_path / "whole", **HERE)
+    assert len(list((tmp_path / "whole" / "jobs").iterdir())) == 2
+    monkeypatch.setattr(jobs, "COST", 1.0)
+    parts = evaluate(run_dir, protocol=Protocol(10), out=tmp_path / "parts", **HERE)
+    assert len(list((tmp_path / "parts" / "jobs").iterdir())) == 6
+    assert same(whole) == same(parts)
+    lines = [_without_entropy((tmp_path / name / "episodes.jsonl").read_text()) for name in ("whole", "parts")]
+    assert sorted(lines[0].splitlines()) == sorted(lines[1].splitlines())
+    film = "gifs/unruly__steady.gif"
+    assert (tmp_path / "whole" / film).read_bytes() == (tmp_path / "parts" / film).read_bytes()
+
+
+def test_no_job_plays_long_games_to_their_end_in_one_go(run):
+    """Eight games of Atari are not one job, and what they are divided into depends on nothing but the protocol."""
+    pytest.importorskip("ale_py")
+    meta = load_meta(run)
+    games = choose(meta, [f"ale/{game}" for game in ("pong", "boxing", "tennis", "skiing")], None)
+    planned = plan_jobs(games, meta, Protocol(), [])
+    assert max(job.cost for job in planned) < 1.5 * jobs.COST
+    played = {
+        name: sorted((line.start, line.episodes) for job in planned for line in job.lines if line.task == name)
+        for name in ("ale/pong", "ale/boxing")
+    }
+    for pieces in played.values():
+        assert len(pieces) > 1
+        assert [start for start, _ in pieces[1:]] == [start + episodes for start, episodes in pieces[:-1]]
+        assert all(start % PROMPTS == 0 for start, _ in pieces)
+        assert sum(episodes for _, episodes in pieces) == 50
+    assert planned == plan_jobs(games, meta, Protocol(), [])
 
 
 def test_an_interrupted_evaluation_goes_on_with_the_same_result(run, toy_suite, tmp_path, monkeypatch):
@@ -182,6 +228,13 @@ def test_an_interrupted_evaluation_goes_on_with_the_same_result(run, toy_suite, 
     (first,) = (tmp_path / "halves" / "jobs").glob("*.json")
     written = first.stat().st_mtime_ns
     assert not (tmp_path / "halves" / "summary.json").exists()
+    # Nothing says that it is finished, and yet it is worth hours: what it holds is lost to no other evaluation.
+    for others, complaint in (
+        ({"tasks": ["toy/hopeless"]}, r"holds results of toy/match, which .* give --out DIR"),
+        ({"protocol": Protocol(4)}, "with episodes 3 instead of 4, which"),
+    ):
+        with pytest.raises(EvaluationError, match=complaint):
+            evaluate(run, out=tmp_path / "halves", **settings | others)
     halves = evaluate(run, out=tmp_path / "halves", **settings)
     assert same(halves) == same(whole)
     assert first.stat().st_mtime_ns == written
@@ -218,7 +271,8 @@ def test_a_killed_evaluation_goes_on_from_the_command_line(unruly_suite, untrain
 
 @pytest.mark.usefixtures("no_marks")
 def test_failures_are_counted_and_lost_episodes_have_no_score(unruly_suite, untrained_run, tmp_path, capsys):
-    run_dir = untrained_run(tmp_path, ["unruly/dies", "unruly/cursed"], window=1)
+    bad_numbers = ["unruly/blurs", "unruly/overpays"]
+    run_dir = untrained_run(tmp_path, ["unruly/dies", "unruly/cursed", *bad_numbers], window=1)
     settings = {"protocol": Protocol(5), "processes": 1, "progress": False}
     summary = evaluate(run_dir, simulators=1, **settings)
     dies, cursed = (summary["tasks"][f"unruly/{name}"] for name in ("dies", "cursed"))
@@ -227,8 +281,11 @@ def test_failures_are_counted_and_lost_episodes_have_no_score(unruly_suite, untr
     assert cursed["score"] is cursed["normalised"] is None
     assert cursed["undefined"] == "no episode finished"
     assert "the simulator is tired" in cursed["lost_because"]
+    for name in bad_numbers:
+        entry = summary["tasks"][name]
+        assert (entry["failures"]["raised"], entry["episodes"], entry["lost"]) == (1, 5, 0)
     assert summary["lost"] == 5
-    assert (summary["all"]["tasks"], summary["all"]["undefined"]) == (1, 1)
+    assert (summary["all"]["tasks"], summary["all"]["undefined"]) == (3, 1)
     page = (run_dir / "evaluation" / "report.html").read_text()
     assert "Environments that failed" in page
     assert "5 lost: raised: RuntimeError" in page
@@ -256,13 +313,87 @@ def test_tasks_that_are_new_to_the_checkpoint(unruly_suite, untrained_run, toy_s
 
 
 def test_suites_choose_the_tasks_that_the_checkpoint_has(run):
-    agent = worker_agent(next((run / "checkpoints").iterdir()))
-    assert [choice.task for choice in choose(agent, None, ["toy"])] == list(TASKS)
-    assert [choice.source for choice in choose(agent, ["toy/match"], ["captions"])] == ["captions/rooms", "toy/match"]
-    with pytest.raises(EvaluationError, match=r"no task of suite 'toi'; did you mean 'toy'\?"):
-        choose(agent, None, ["toi"])
-    with pytest.raises(AgentError, match=r"source 'nowhere/at-all' is not in this checkpoint"):
-        choose(agent, ["nowhere/at-all"], None)
+    meta = load_meta(run)
+    assert [choice.task for choice in choose(meta, None, ["toy"])] == list(TASKS)
+    assert [choice.source for choice in choose(meta, ["toy/match"], ["captions"])] == ["captions/rooms", "toy/match"]
+    with pytest.raises(EvaluationError, match=r"has a suite 'toi'; did you mean 'toy'\?"):
+        choose(meta, None, ["toi"])
+    with pytest.raises(EvaluationError, match=r"'nowhere/at-all' is neither in this checkpoint \(known: captions/"):
+        choose(meta, ["nowhere/at-all"], None)
+
+
+def test_a_suite_that_is_new_to_the_checkpoint_is_played_as_a_whole(run, unruly_suite, capsys):
+    chosen = choose(load_meta(run), None, ["unruly"])
+    assert [choice.task for choice in chosen] == sorted(unruly_suite.task_names())
+    assert {choice.source for choice in chosen} == {""}
+    err = capsys.readouterr().err
+    assert err == (
+        f"unruly/blurs, unruly/cursed, unruly/dies and {len(chosen) - 3} more: a new embodiment for this checkpoint\n"
+    )
+
+
+def test_another_checkpoint_is_evaluated_anew_and_no_old_film_stays(run, toy_suite, tmp_path, monkeypatch):
+    """Its films cannot be drawn: that is said, and those of the checkpoint before are not shown for them."""
+    settings = {"protocol": Protocol(2), "out": tmp_path / "out", **HERE}
+    evaluate(run, list(TASKS), **settings)
+    before = set((tmp_path / "out" / "jobs").iterdir())
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    other = checkpoint.with_name("2")
+
+    def undrawn(environment):
+        raise RuntimeError("no display")
+
+    monkeypatch.setattr(toy_suite.Toy, "frame", undrawn)
+    try:
+        shutil.copytree(checkpoint, other)
+        sums = (other / manifest.FILE).read_text().splitlines(keepends=True)
+        (other / manifest.FILE).write_text("".join(reversed(sums)))  # as whole as the first, and another
+        summary = evaluate(other, list(TASKS), **settings)
+    finally:
+        shutil.rmtree(other)
+    assert {entry["no_film"] for entry in summary["tasks"].values()} == {"RuntimeError: no display"}
+    assert before.isdisjoint((tmp_path / "out" / "jobs").iterdir())
+    assert not list((tmp_path / "out" / "gifs").iterdir())
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "no film: RuntimeError: no display" in page
+    assert "image/gif" not in page
+
+
+def test_results_of_other_simulators_are_neither_mixed_nor_replaced(unruly_suite, untrained_run, tmp_path, monkeypatch):
+    run_dir = untrained_run(tmp_path, ["unruly/steady"])
+    settings = {"protocol": Protocol(1), **HERE}
+    evaluate(run_dir, **settings)
+    package = Path(os.environ["UNRULY_MARKS"]) / "unruly-0.dist-info" / "METADATA"
+    written = package.read_text()
+    package.write_text(written.replace("Version: 0", "Version: 1"))
+    try:
+        with pytest.raises(
+            EvaluationError, match="holds an evaluation with unruly 0 instead of 1, which this one would"
+        ):
+            evaluate(run_dir, **settings)
+    finally:
+        package.write_text(written)
+    monkeypatch.setattr(unruly_suite, "STEPS", 4)
+    with pytest.raises(EvaluationError, match="with max_steps of unruly/steady 5 instead of 4, which"):
+        evaluate(run_dir, **settings)
+
+
+def test_seeds_that_simulators_do_not_take_are_refused():
+    most = Protocol(50, seed=214_648)
+    last = EVALUATION_SEED + most.seed * SEEDS_PER_RUN + 50 - 1
+    for task in (
+        "ale/pong",
+        "dm_control/pendulum-swingup",
+        "metaworld/reach-v3",
+        "mujoco/Hopper-v5",
+        "sokoban/7x7-1box",
+    ):
+        environment = get_task(task).make()
+        environment.reset(last)
+        environment.close()
+    for seed in (214_649, 429_500, -1):
+        with pytest.raises(EvaluationError, match=rf"seed must lie in 0\.\.214,648, got {seed}: "):
+            Protocol(50, seed=seed)
 
 
 def test_the_entropy_is_that_of_the_logits(run):
@@ -309,10 +440,10 @@ def test_failed_demonstrations_are_shown_only_where_none_succeeded(run, tmp_path
 
 
 def test_jobs_cover_every_line_once_and_the_longest_come_first(run, monkeypatch):
-    agent = worker_agent(next((run / "checkpoints").iterdir()))
-    everything = choose(agent, None, None)
+    meta = load_meta(run)
+    everything = choose(meta, None, None)
     monkeypatch.setattr(jobs, "LINES", 2)
-    planned = plan_jobs(everything, agent, Protocol(4, documents=5), ["toy/match"])
+    planned = plan_jobs(everything, meta, Protocol(4, documents=5), ["toy/match"])
     played = [job for job in planned if isinstance(job, PlayJob) and not job.specialist]
     assert sorted(line.name for job in played for line in job.lines) == [
         "toy/hopeless",

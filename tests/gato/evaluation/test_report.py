@@ -27,7 +27,7 @@ from gato.tokenizers.text import TextTokenizer
 from gato.tokenizers.token_sequence import TokenSequence
 from gato.tokenizers.vocabulary import Vocabulary
 
-TASKS = ("metaworld/reach-v3", "metaworld/push-v3", "babyai/PickupLoc", "sokoban/7x7-1box", "atari/breakout")
+TASKS = ("metaworld/reach-v3", "metaworld/push-v3", "babyai/PickupLoc", "sokoban/7x7-1box", "ale/breakout")
 
 
 def sequence(vocabulary: Vocabulary) -> TokenSequence:
@@ -144,6 +144,10 @@ def test_the_page_of_an_evaluation_is_whole_and_shows_the_paper_and_what_failed(
     for entry in tasks.values():
         entry |= {"failures": {}, "lost": 0, "entropy": 3.21, "mean_steps": 7.0, "prompt": "held out <from> training"}
     tasks["sokoban/7x7-1box"] |= {"failures": {"crashed": 2}, "lost": 1, "lost_because": "hung: no answer within 5 s"}
+    tasks["ale/breakout"] |= {"no_film": "RuntimeError: <no> display"}
+    write_gif(
+        [np.zeros((8, 8, 3), np.uint8)], run / "evaluation" / "gifs" / "metaworld__gone.gif"
+    )  # not in the summary
     summary = summarise(tasks, episodes) | {"failures": {"crashed": 2}, "lost": 1, "checkpoint_step": 4000, "seed": 3}
     summary["protocol"] = dataclasses.asdict(Protocol(prompt_tokens=1024, memory="memory"))
     page = write_evaluation_page(run / "evaluation", summary).read_text()
@@ -155,10 +159,12 @@ def test_the_page_of_an_evaluation_is_whole_and_shows_the_paper_and_what_failed(
         assert f"<h2>{section}</h2>" in page
     assert "<td>all tasks</td>" in page
     assert "450 of 604" in page
-    assert page.count('class="paper"') == 3  # published means: Meta-World, BabyAI, Atari
+    assert page.count('class="paper"') == 3  # published means: Meta-World, BabyAI, ALE
     assert "87.0" in page
     assert "2 crashed" in page
     assert "1 lost: hung: no answer within 5 s" in page
+    assert "no film: RuntimeError: &lt;no&gt; display" in page
+    assert "metaworld/gone" not in page
     assert "held out &lt;from&gt; training" in page
     assert "shown 1,024 tokens of the beginning of a demonstration, Transformer-XL memory, seed 3" in page
     assert "3.21" in page

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,25 @@ def test_the_first_episode_is_filmed(toy_suite):
     outcomes = rollout(Player([False]), chosen, [Seat(0)])
     assert [o.frames is not None for o in outcomes] == [True, False, False]
     assert outcomes[0].frames.shape == (toy_suite.STEPS + 1, 8, 8, 3)
+
+
+def test_an_entry_may_begin_with_any_round_of_its_demonstrations(toy_suite):
+    """Its second four episodes: their seeds, their demonstrations, and no film, which is of the first episode."""
+    chosen, _ = entries(toy_suite, 1, episodes=8, film=1)
+    whole = rollout(Player([False]), chosen, [Seat(0)])
+    part = dataclasses.replace(chosen[0], start=4, episodes=4)
+    (seats,) = plan_seats([part], 8)
+    second = rollout(Player([False] * 4), [part], seats)
+    assert [(o.seed, o.steps, o.score_return) for o in second] == [(o.seed, o.steps, o.score_return) for o in whole[4:]]
+    assert [seat.prompt for seat in seats] == [(4 + seat.number) % PROMPTS for seat in seats]
+    assert all(o.frames is None and not o.no_film for o in second)
+
+
+def test_frames_of_another_size_are_left_out():
+    film = _Film()
+    for size in (4, 8, 4):
+        film.add(np.zeros((size, size, 3), np.uint8))
+    assert film.frames().shape == (2, 4, 4, 3)
 
 
 @pytest.mark.parametrize("steps", [5, MAX_FRAMES, MAX_FRAMES + 1, 1000])

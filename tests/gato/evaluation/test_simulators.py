@@ -8,6 +8,9 @@ import multiprocessing
 import numpy as np
 import pytest
 
+from gato.data_pipelines.environments import dm_control_random
+from gato.data_pipelines.environments.base import MissingSuiteError
+from gato.data_pipelines.environments.registry import get_task
 from gato.evaluation.rollouts import ATTEMPTS, GIVE_UP, Entry, Seat, rollout
 from gato.evaluation.simulators import Begin, Failure, InProcess, InProcesses, Place
 from gato.tokenizers.errors import SpecError
@@ -82,6 +85,66 @@ def test_an_episode_that_fails_every_time_is_lost_and_the_task_given_up(unruly_s
     assert about(o for o in outcomes if not o.lost) == about(play(unruly_suite, ["steady"], InProcess, GIVE_UP + 2))
 
 
+@pytest.mark.usefixtures("no_marks")
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        ("blurs", "step 2: observation 'numbers' holds NaN or infinity"),
+        ("overpays", "step 2: the reward is nan"),
+        ("refuses", "SuiteError: no state to go on from"),
+    ],
+)
+def test_a_bad_number_or_a_refusal_costs_its_episode_only(unruly_suite, trouble, reason):
+    reasons = []
+
+    class Watched(InProcess):
+        def exchange(self, commands):
+            answers = super().exchange(commands)
+            reasons.extend(answer.reason for answer in answers.values() if isinstance(answer, Failure))
+            return answers
+
+    outcomes = play(unruly_suite, [trouble, "steady"], Watched)
+    assert about(outcomes) == about(play(unruly_suite, [trouble, "steady"], InProcess))  # nothing fails any more
+    assert {(o.entry, o.seed % 10): dict(o.failures) for o in outcomes if o.failures} == {(trouble, 3): {"raised": 1}}
+    assert reasons == [reason]
+
+
+@pytest.mark.parametrize(
+    ("leaf", "value", "reason"),
+    [
+        ("cell", np.int64(4), "step 0: observation 'cell' holds a value outside 0..3"),
+        ("numbers", np.array([0, 1, np.inf]), "step 0: observation 'numbers' holds NaN or infinity"),
+        ("word", "caf\udce9", "UnicodeEncodeError: "),
+    ],
+)
+def test_values_that_no_tokenizer_takes_are_failures(toy_suite, leaf, value, reason):
+    class Strange(toy_suite.Toy):
+        def _draw(self):
+            return {**super()._draw(), leaf: value}
+
+    answer = InProcess([Place("strange", Strange)]).exchange({0: Begin(1)})[0]
+    assert isinstance(answer, Failure)
+    assert answer.kind == "raised"
+    assert answer.reason.startswith(reason)
+
+
+def test_a_body_that_cannot_stand_costs_its_episode_only(monkeypatch):
+    pytest.importorskip("dm_control")
+    monkeypatch.setattr(dm_control_random, "_INITIAL_STATES", 0)
+    task = get_task("dm_control-random-large/ball_in_cup-catch")
+    answer = InProcess([Place(task.name, task.make)]).exchange({0: Begin(5)})[0]
+    assert isinstance(answer, Failure)
+    assert "no initial state without contacts for 50 bodies" in answer.reason
+
+
+def test_a_suite_that_is_not_there_is_no_failure_of_an_environment():
+    def make():
+        raise MissingSuiteError("package mujoco is not installed")
+
+    with pytest.raises(MissingSuiteError):
+        InProcess([Place("any", make)]).exchange({0: Begin(1)})
+
+
 def test_failures_name_their_cause(unruly_suite):
     class Broken(unruly_suite.Unruly):
         def reset(self, seed):
@@ -89,6 +152,22 @@ def test_failures_name_their_cause(unruly_suite):
 
     simulators = InProcess([Place("broken", functools.partial(Broken, "steady"))])
     assert simulators.exchange({0: Begin(1)})[0].reason == "ValueError: no such map"
+
+
+@pytest.mark.parametrize("frame", [np.zeros((8, 8)), None])
+def test_what_cannot_be_drawn_is_played_and_the_reason_is_kept(unruly_suite, frame):
+    class Invisible(unruly_suite.Unruly):
+        def frame(self):
+            if frame is None:
+                raise RuntimeError("no display")
+            return frame
+
+    make = functools.partial(Invisible, "steady")
+    outcomes = rollout(Steady(), [Entry("invisible", make, "return", 2, unruly_suite.STEPS, film=1)], [Seat(0)])
+    assert [o.steps for o in outcomes] == [unruly_suite.STEPS] * 2
+    why = "RuntimeError: no display" if frame is None else "ValueError: a frame of shape (8, 8) instead of"
+    assert outcomes[0].no_film.startswith(why)
+    assert outcomes[1].no_film == "", "nobody wanted one"
 
 
 def test_a_mistake_in_a_spec_travels_from_the_process(unruly_suite):

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gato.data_pipelines.environments.base import EVALUATION_SEED, Task
+from gato.data_pipelines.environments.base import EVALUATION_SEED, SuiteError, Task
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
 
 AT, UNLUCKY, STEPS = 2, 3, 5
@@ -24,19 +24,39 @@ SPEC, WIDE = (
 )
 
 
-def die() -> None:
+def die(environment: Unruly) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def sleep() -> None:
+def sleep(environment: Unruly) -> None:
     time.sleep(1_000)
 
 
-def fail() -> None:
+def fail(environment: Unruly) -> None:
     raise RuntimeError("the simulator\nis tired")
 
 
-TROUBLE = {"dies": die, "hangs": sleep, "raises": fail, "cursed": fail}
+def refuse(environment: Unruly) -> None:
+    raise SuiteError("no state to go on from")
+
+
+def blur(environment: Unruly) -> None:
+    environment.seen = float("nan")
+
+
+def overpay(environment: Unruly) -> None:
+    environment.bonus = float("nan")
+
+
+TROUBLE = {
+    "dies": die,
+    "hangs": sleep,
+    "raises": fail,
+    "cursed": fail,
+    "refuses": refuse,
+    "blurs": blur,
+    "overpays": overpay,
+}
 
 
 class Unruly:
@@ -48,14 +68,15 @@ class Unruly:
 
     def reset(self, seed: int) -> dict[str, Any]:
         self.seed, self.steps, self.rng = seed, 0, np.random.default_rng(seed)
+        self.seen, self.bonus = 1.0, 0.0
         return self._observe()
 
     def step(self, action: dict[str, Any]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         self.steps += 1
         time.sleep(self.pause)
         if self.steps == AT and self._is_due():
-            TROUBLE[self.name]()
-        reward = float(action["action"]) + float(self.rng.random())
+            TROUBLE[self.name](self)
+        reward = float(action["action"]) + float(self.rng.random()) + self.bonus
         return self._observe(), reward, False, self.steps >= STEPS, {}
 
     def frame(self) -> np.ndarray:
@@ -65,7 +86,8 @@ class Unruly:
         pass
 
     def _observe(self) -> dict[str, Any]:
-        return {"numbers": self.rng.normal(size=self.spec.observations["numbers"].shape).astype(np.float32)}
+        numbers = self.rng.normal(size=self.spec.observations["numbers"].shape)
+        return {"numbers": (self.seen * numbers).astype(np.float32)}
 
     def _is_due(self) -> bool:
         if self.name not in TROUBLE or self.seed < EVALUATION_SEED:
