@@ -90,7 +90,7 @@ def _page(rows: list[dict[str, Any]]) -> str:
         "**Nothing here ran on a TPU.** Memory and bytes sent are what XLA's compiler for that TPU says; times, rates",
         "and MFU are a model (data-sheet rates, from everything at once to nothing at once); [plan.md](../plan.md)",
         "says how to read them. A device is a chip; on v3, one of a chip's two cores. Batches are 512 x 1,024 tokens,",
-        "remat on.",
+        "remat full.",
         "",
         f"| {' | '.join(COLUMNS)} |",
         f"|{' --- |' * len(COLUMNS)}",

@@ -57,7 +57,8 @@ def main() -> None:
         f"layers {'unrolled' if config.scan_layers else 'scanned'}": lambda: Case(
             config.replace(scan_layers=not config.scan_layers), batch
         ),
-        f"remat {'off' if config.remat else 'on'}": lambda: Case(config.replace(remat=not config.remat), batch),
+        "remat full": lambda: Case(config.replace(remat="full"), batch),
+        "remat dots": lambda: Case(config.replace(remat="dots"), batch),
         "two micro-batches": lambda: Case(
             config, make_batch(vocabulary, args.rows, args.length, TARGETS, groups=2, images=IMAGES), accumulate=2
         ),

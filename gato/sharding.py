@@ -7,6 +7,7 @@ everything below is still used.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Sequence
@@ -74,10 +75,21 @@ def partition(names: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> 
         for axis in axes:
             parts *= mesh.shape[axis]
         if size % parts:
-            logging.getLogger(__name__).debug("axis %s of %s stays whole: %d parts", name, tuple(shape), parts)
+            _say_whole(str(name), size, parts)
             axes = ()
         spec.append(axes or None)
     return PartitionSpec(*spec)
+
+
+@functools.cache  # said once: many arrays have the same axis
+def _say_whole(name: str, size: int, parts: int) -> None:
+    logging.getLogger(__name__).warning(
+        "the axis %r of size %d cannot be split over the mesh's %d devices along %s: each of them holds it whole",
+        name,
+        size,
+        parts,
+        " x ".join(RULES[name]),
+    )
 
 
 def constrain(x: jax.Array, mesh: Mesh | None, *names: str) -> jax.Array:
@@ -85,6 +97,27 @@ def constrain(x: jax.Array, mesh: Mesh | None, *names: str) -> jax.Array:
     if mesh is None or mesh.size == 1:
         return x
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, partition(names, x.shape, mesh)))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def gathered(table: jax.Array, mesh: Mesh | None, rows: str) -> jax.Array:
+    """A table [`rows`, "embed"] whose width fsdp has split, with its whole width on every device.
+
+    Its gradient goes back to where the table lies: each device gets the sum of its own part only. The derivative of
+    `constrain` alone would make it whole first, a sum of everything for everybody.
+    """
+    return constrain(table, mesh, rows, "features")
+
+
+def _gathered_forward(table: jax.Array, mesh: Mesh | None, rows: str) -> tuple[jax.Array, None]:
+    return gathered(table, mesh, rows), None
+
+
+def _gathered_backward(mesh: Mesh | None, rows: str, _: None, gradient: jax.Array) -> tuple[jax.Array]:
+    return (constrain(gradient, mesh, rows, "embed"),)
+
+
+gathered.defvjp(_gathered_forward, _gathered_backward)
 
 
 def param_shardings(config: ModelConfig, mesh: Mesh) -> Any:

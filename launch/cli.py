@@ -111,9 +111,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     plan.add_argument("--config", required=True, metavar="FILE[:ARG]", help="as of gato train; its data are not read")
     plan.add_argument("--topology", required=True, metavar="CHIP:SHAPE", help="v5e:16x16, v4:8x8x4; GPUs: h200:8x8")
-    plan.add_argument("--mesh", type=_mesh, metavar="D,F,T", help="sizes of data, fsdp, tensor (default: the config's)")
+    plan.add_argument(
+        "--mesh", type=_mesh, metavar="D,F,T", help="data, fsdp, tensor (default: the config's; search: all)"
+    )
     plan.add_argument("--search", action="store_true", help="try meshes, remat, batch sizes; rank those that fit")
-    plan.add_argument("--tried", type=_positive, default=6, metavar="N", help="compiled by a search (default 6)")
+    plan.add_argument("--tried", type=_positive, default=6, metavar="N", help="plans that a search wants (default 6)")
     plan.add_argument("--targets", type=_share, metavar="SHARE", help="targets a token (default: the paper's mixture)")
     plan.add_argument("--patches", type=_share, metavar="SHARE", help="image patches a token (default: likewise)")
     plan.add_argument("--tokens", type=float, default=524e9, metavar="N", help="of the whole run (default 524e9)")

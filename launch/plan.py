@@ -12,14 +12,18 @@ from gato.launch.config import load_config, train_config, without_data
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prints the plan, or a search's ranking and its best plan; ``--json`` gets the plan, or the list of plans."""
+    """Prints the plan, or a search's ranking and its best plan; ``--json`` gets the plan, or the list of plans.
+
+    Raises:
+      PlanError: among others where nothing that a search compiled fits; its plans are printed and written before that.
+    """
     # What is planned for is elsewhere: nothing here may take this machine's accelerator, or wait for one.
     os.environ["JAX_PLATFORMS"] = "cpu"
     with without_data():
         config = load_config(arguments.config, arguments.overrides)
     from gato.planning import report, topology
     from gato.planning.plan import make_plan
-    from gato.planning.search import search
+    from gato.planning.search import require_one_that_fits, search
     from gato.training.config import MeshConfig
 
     experiment, where = train_config(config), topology.parse(arguments.topology)
@@ -29,22 +33,26 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.config.partition(":")[0],
         {"target_share": arguments.targets, "patch_share": arguments.patches},
     )
+    mesh = MeshConfig(*arguments.mesh) if arguments.mesh else None
     if arguments.search:
         devices = topology.describe(where) if where.is_tpu else None
-        plans, estimates = search(experiment, where, tried=arguments.tried, devices=devices, progress=_say, **shares)
+        plans, estimates = search(
+            experiment, where, tried=arguments.tried, mesh=mesh, devices=devices, progress=_say, **shares
+        )
         print(report.ranking(plans, estimates))
         print()
     else:
-        mesh = MeshConfig(*arguments.mesh) if arguments.mesh else experiment.mesh
         began = time.perf_counter()
         if where.is_tpu:
             _say(f"compiling the training step for {where.name}: a minute or more")
-        plans = [make_plan(experiment, where, mesh, **shares)]
+        plans = [make_plan(experiment, where, mesh or experiment.mesh, **shares)]
         _say(f"done in {time.perf_counter() - began:.0f} s")
     print(report.to_text(plans[0], name, arguments.tokens))
     if arguments.json:
         written = [report.to_json(plan, name, arguments.tokens) for plan in plans]
         arguments.json.write_text(json.dumps(written if arguments.search else written[0], indent=1) + "\n")
+    if arguments.search:
+        require_one_that_fits(plans)
 
 
 def _say(line: str) -> None:

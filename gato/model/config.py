@@ -60,7 +60,8 @@ class ModelConfig:
       dropout: of the embedding and of every sub-layer's output in training (0.1 in fine-tuning only).
       scan_layers: one compiled body for all blocks but the last (short compile time), or one for each (10 % faster on
         a CPU).
-      remat: recompute every block's activations in the backward pass.
+      remat: what the backward pass computes again instead of keeping it, ``none``, ``full``: everything inside a block,
+        or ``dots``: what is not a product with a weight, so attention, norms and activations.
       dtype: of the matrix multiplications' inputs. Parameters, norms, softmax and logits are always float32.
       attention: ``auto`` takes the fused attention kernel that fits the platform, if there is one that is known to
         work there; ``xla`` never takes one; ``fused`` takes one or raises, see `gato.model.attention`.
@@ -83,7 +84,7 @@ class ModelConfig:
     stochastic_depth: float = 0.0
     dropout: float = 0.0
     scan_layers: bool = True
-    remat: bool = False
+    remat: Literal["none", "full", "dots"] = "none"
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["auto", "xla", "fused"] = "auto"
     attention_block: int = 128
@@ -110,6 +111,7 @@ class ModelConfig:
                 raise ModelError(f"model.{name} is a probability in [0, 1), got {getattr(self, name)}")
         for name, choices in (
             ("position", ("transformer_xl", "rope")),
+            ("remat", ("none", "full", "dots")),
             ("dtype", ("float32", "bfloat16")),
             ("attention", ("auto", "xla", "fused")),
             ("embedding_init", ("smooth", "normal")),
@@ -140,8 +142,10 @@ class ModelConfig:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> ModelConfig:
         """Raises `ModelError` with a suggestion for an unknown field, and for a value of another type."""
-        check_fields(ModelConfig, data, "model", ModelError)
         fields = dict(data)
+        if isinstance(fields.get("remat"), bool):  # as it was saved when there were two ways
+            fields["remat"] = "full" if fields["remat"] else "none"
+        check_fields(ModelConfig, fields, "model", ModelError)
         if isinstance(fields.get("patch"), Mapping):
             check_fields(PatchConfig, fields["patch"], "model.patch", ModelError)
             fields["patch"] = PatchConfig(**fields["patch"])

@@ -36,10 +36,10 @@ class GatoModel(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        block = nn.remat(Block, prevent_cse=not config.scan_layers) if config.remat else Block
+        block = _block(config)
         if config.scan_layers and config.layers > 1:
             scanned = nn.scan(
-                block,
+                _block(config, in_loop=True),
                 variable_axes={"params": 0},
                 split_rngs={"params": True, "dropout": True},
                 in_axes=nn.broadcast,
@@ -143,6 +143,15 @@ class GatoModel(nn.Module):
             (x, layer), _ = block((x, None if layers is None else layers[i]), context, *last)
             done.append(layer)
         return x, None if layers is None else tuple(done)
+
+
+def _block(config: ModelConfig, in_loop: bool = False) -> type[Block]:
+    """`Block`, of which the backward pass computes again what ``config.remat`` says."""
+    if config.remat == "none":
+        return Block
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if config.remat == "dots" else None
+    # Outside a loop XLA would find both computations, make one of them and keep its results after all.
+    return nn.remat(Block, prevent_cse=not in_loop, policy=policy)
 
 
 def _visible(cache: Cache, length_B: jax.Array, positions_BN: jax.Array) -> jax.Array:

@@ -36,7 +36,14 @@ def memory(config: TrainConfig, mesh: dict[str, int], state: Any, batch: Any, ta
     rows = tokens // config.length
     # One block of queries against the row, float32: scores, weights and their gradients.
     scores = 4 * rows * model.heads // mesh["tensor"] * min(model.attention_block, config.length) * config.length * 4
-    kept = model.width * itemsize * tokens * model.layers + block if model.remat else block * model.layers
+    inputs = model.width * itemsize * tokens
+    # Queries, keys, values and what the attention leaves behind; gate and value.
+    products = inputs + (3 * inner + 2 * half) * itemsize * tokens
+    kept = {
+        "none": block * model.layers,
+        "dots": (inputs + products) * model.layers + block,
+        "full": inputs * model.layers + block,
+    }[model.remat]
     logits = 2 * min(targets * model.vocabulary_size // mesh["tensor"] * 4, 1 << 30)
     gradients = device_bytes(state.params)
     arguments = device_bytes((state, batch))
@@ -71,7 +78,7 @@ def collectives(config: TrainConfig, mesh: dict[str, int], parameters: int) -> l
     add("all-gather", "fsdp", parameters / tensor * itemsize, passes)
     add("reduce-scatter", "fsdp", parameters / tensor * 4, config.accumulate)
     add("all-reduce", "data", 2 * parameters / tensor / fsdp * 4, config.accumulate)
-    sums = 4 + (2 if model.remat else 0)
+    sums = 4 + (2 if model.remat == "full" else 0)
     add("all-reduce", "tensor", 2 * tokens * model.width * itemsize, sums * model.layers)
     return sorted(found, key=lambda one: -one.bytes)
 
@@ -84,5 +91,6 @@ def memory_traffic(config: TrainConfig, mesh: dict[str, int], state: Any) -> int
     weights = device_bytes(state.params) // 4 * itemsize * mesh["fsdp"]
     inner, half = model.heads * model.head_dim // mesh["tensor"], model.hidden // 2 // mesh["tensor"]
     touched = 2 * (8 * model.width + 6 * inner + 4 * half) * itemsize * tokens * model.layers
-    passes = 4 if model.remat else 3
-    return weights * passes * config.accumulate + 3 * device_bytes(state) + touched * passes
+    # With "dots" the second forward pass reads the products instead of the weights.
+    passes, again = 4 if model.remat == "full" else 3, model.remat != "none"
+    return weights * passes * config.accumulate + 3 * device_bytes(state) + touched * (3 + again)

@@ -199,10 +199,10 @@ def _whole(size: float) -> int:
 
 
 def _executed_flops(model: Any, rows: int, length: int, targets: int, patches: int) -> float:
-    """Of a step, with what the backward pass computes again: with `remat` everything inside the blocks."""
+    """Of a step, with what `remat` lets the backward pass compute again: all of the blocks, or their attention."""
     parts = forward_flops(model, rows, length, targets, patches)
-    again = sum(parts[name] for name in ("projections", "scores", "feed_forward")) if model.remat else 0.0
-    return 3.0 * sum(parts.values()) + again
+    again = {"none": (), "dots": ("scores",), "full": ("projections", "scores", "feed_forward")}[model.remat]
+    return 3.0 * sum(parts.values()) + sum(parts[name] for name in again)
 
 
 def _network_seconds(found: list[Collective], bandwidth: Callable[[str], float]) -> float:

@@ -85,7 +85,7 @@ def to_text(plan: Plan, name: str, budget: float = PAPER_TOKENS) -> str:
         f"mesh {mesh}",
         f"batch {config.batch_size} x {config.length} tokens: {rows} rows a part of the batch"
         f"{f', in {config.accumulate} micro-batches' if config.accumulate > 1 else ''}; "
-        f"position {config.model.position}, remat {'on' if config.model.remat else 'off'}; room for "
+        f"position {config.model.position}, remat {config.model.remat}; room for "
         f"{plan.target_share:.0%} targets and {plan.patch_share:.0%} patches a token",
         "",
         *_memory_lines(plan, device),
@@ -154,8 +154,10 @@ def ranking(plans: Sequence[Plan], estimates: Sequence[Plan]) -> str:
     ]
     for plan in plans:
         mesh = " x ".join(str(size) for size in plan.mesh.values())
-        model = "on" if plan.config.model.remat else "off"
-        head = f"{mesh:<22}{model:<7}{plan.config.batch_size:<7}{plan.config.accumulate:<12}{plan.needed / GIB:>7.2f}"
+        config = plan.config
+        head = (
+            f"{mesh:<22}{config.model.remat:<7}{config.batch_size:<7}{config.accumulate:<12}{plan.needed / GIB:>7.2f}"
+        )
         if plan.fits and plan.seconds:
             head += f"{plan.seconds.expected:>9.3f}{plan.tokens_per_second:>12,.0f}"
             head += f"{plan.mfu(plan.seconds.expected):>6.0%}  {plan.seconds.bound}"

@@ -1,12 +1,13 @@
-"""Meshes, remat and batch sizes: all are estimated from the shapes, the best of them are compiled and ranked."""
+"""Meshes, remat and batch sizes: all are estimated from the shapes; the best are compiled until enough of them fit."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
 
+from gato import sharding
 from gato.planning.plan import Plan, make_plan
 from gato.planning.topology import PlanError, Topology
 from gato.tokenizers.errors import GatoError
@@ -14,7 +15,9 @@ from gato.training.config import MeshConfig, TrainConfig
 
 BATCH_FACTORS = (1, 2, 4)  # of the configuration's batch
 ACCUMULATE = (1, 4)
+REMAT: tuple[Literal["none", "dots", "full"], ...] = ("none", "dots", "full")
 MARGIN = 1.3  # the estimate of the memory may be so much too high, where the compiler has the last word
+MOST = 4  # times as many compilations as plans are wanted, if some do not fit
 
 
 def search(
@@ -22,6 +25,7 @@ def search(
     topology: Topology,
     *,
     tried: int,
+    mesh: MeshConfig | None = None,
     devices: list[Any] | None = None,
     progress: Callable[[str], None] = lambda line: None,
     target_share: float | None = None,
@@ -30,62 +34,112 @@ def search(
     """Plans, those that fit first, the fastest (tokens per second) first; and all estimates.
 
     Args:
-      tried: how many are compiled, where that is possible. devices: `describe(topology)`.
+      tried: how many are wanted. Where they can be compiled, so many that fit, by `MOST` times as many compilations.
+      mesh: the only one to try. devices: `describe(topology)`.
       progress: gets a line before each compilation.
       target_share, patch_share: of `make_plan`.
 
     Raises:
-      PlanError: no combination fits, even by the estimate.
+      PlanError: no combination fits, even by the estimate. That none fits as compiled is for the caller to see.
     """
     plan = functools.partial(make_plan, target_share=target_share, patch_share=patch_share)
     estimates = []
-    for candidate, mesh in combinations(config, topology):
+    for candidate, arranged in combinations(config, topology, mesh):
         try:
-            estimates.append(plan(candidate, topology, mesh, compiled=False))
+            estimates.append(plan(candidate, topology, arranged, compiled=False))
         except GatoError:  # does not divide
             continue
+    if not estimates:
+        where = "this mesh" if mesh else f"any mesh of {topology.devices} devices"
+        raise PlanError(
+            f"no batch of {config.batch_size} rows, or some times as many, divides over {where} (data x fsdp)"
+        )
     margin = MARGIN if topology.is_tpu else 1.0
     possible = [estimate for estimate in estimates if estimate.needed <= margin * estimate.limit]
     if not possible:
-        smallest = min(estimates, key=lambda estimate: estimate.needed, default=None)
-        least = f"; the smallest needs about {smallest.needed / 2**30:.1f} GiB a device" if smallest else ""
-        raise PlanError(f"no mesh, remat and batch size fits {topology.name}{least}: take more or larger chips")
+        least = min(estimate.needed for estimate in estimates) / 2**30
+        raise PlanError(
+            f"no mesh, remat and batch size fits {topology.name}; the smallest needs about {least:.1f} GiB a device: "
+            "take more or larger chips"
+        )
     possible.sort(key=_speed, reverse=True)
     if not topology.is_tpu:
         return possible[:tried], estimates
-    plans = []
-    for number, estimate in enumerate(possible[:tried], 1):
-        progress(f"compiling {number} of {min(tried, len(possible))}: {describe_choice(estimate)}")
-        mesh = MeshConfig(**estimate.mesh)
-        plans.append(plan(estimate.config, topology, mesh, devices=devices))
+
+    def compiled(estimate: Plan) -> Plan:
+        return plan(estimate.config, topology, MeshConfig(**estimate.mesh), devices=devices)
+
+    plans = compile_in_turn(possible, compiled, tried, progress)
     return sorted(plans, key=lambda one: (one.fits, _speed(one)), reverse=True), estimates
 
 
-def combinations(config: TrainConfig, topology: Topology) -> Iterator[tuple[TrainConfig, MeshConfig]]:
-    """Everything that is tried: fsdp and tensor in powers of two, tensor no further than the heads."""
+def compile_in_turn(
+    estimates: Sequence[Plan], compiled: Callable[[Plan], Plan], wanted: int, progress: Callable[[str], None]
+) -> list[Plan]:
+    """Compiles one after the other until `wanted` of them fit, but no more than `MOST` times as many.
+
+    What by its estimate needs no less than another with the same mesh and remat that did not fit is left out.
+    """
+    plans: list[Plan] = []
+    too_large: dict[tuple[object, ...], int] = {}
+    for estimate in estimates:
+        fitting = sum(plan.fits for plan in plans)
+        if fitting == wanted or len(plans) == MOST * wanted:
+            break
+        kind = (*estimate.mesh.values(), estimate.config.model.remat)
+        if kind in too_large and estimate.needed >= too_large[kind]:
+            continue
+        progress(f"compiling number {len(plans) + 1} ({fitting} of {wanted} fit so far): {describe_choice(estimate)}")
+        plans.append(compiled(estimate))
+        if not plans[-1].fits:
+            too_large[kind] = min(estimate.needed, too_large.get(kind, estimate.needed))
+    return plans
+
+
+def require_one_that_fits(plans: Sequence[Plan]) -> None:
+    """Raises `PlanError` if none of the plans of a search fits."""
+    if not any(plan.fits for plan in plans):
+        least, limit = min(plan.needed for plan in plans) / 2**30, plans[0].limit / 2**30
+        raise PlanError(
+            f"none of the {len(plans)} combinations that were compiled fits {plans[0].topology.name}: the smallest "
+            f"needs {least:.1f} of {limit:.1f} GiB a device; take more or larger chips, or compile more (--tried)"
+        )
+
+
+def combinations(
+    config: TrainConfig, topology: Topology, only: MeshConfig | None = None
+) -> Iterator[tuple[TrainConfig, MeshConfig]]:
+    """Everything that is tried, on `only` this mesh or all of `_meshes`."""
+    if only is None:
+        meshes = list(_meshes(config, topology))
+    else:
+        meshes = [MeshConfig(**sharding.mesh_sizes(only.data, only.fsdp, only.tensor, topology.devices))]
+    for mesh in meshes:
+        for remat in REMAT:
+            model = config.model.replace(remat=remat)
+            for factor in BATCH_FACTORS:
+                for accumulate in ACCUMULATE:
+                    batch = config.batch_size * factor
+                    if batch % (mesh.data * mesh.fsdp * accumulate) == 0:
+                        yield config.replace(model=model, batch_size=batch, accumulate=accumulate), mesh
+
+
+def _meshes(config: TrainConfig, topology: Topology) -> Iterator[MeshConfig]:
+    """fsdp and tensor in powers of two, tensor no further than the heads."""
     devices = topology.devices
     powers = [1 << power for power in range(devices.bit_length()) if devices % (1 << power) == 0]
     for tensor in powers:
         if config.model.heads % tensor or tensor > 16:
             continue
         for fsdp in powers:
-            if devices % (tensor * fsdp) or config.model.width % fsdp:
-                continue
-            mesh = MeshConfig(devices // (tensor * fsdp), fsdp, tensor)
-            for remat in (False, True):
-                model = config.model.replace(remat=remat)
-                for factor in BATCH_FACTORS:
-                    for accumulate in ACCUMULATE:
-                        batch = config.batch_size * factor
-                        if batch % (mesh.data * mesh.fsdp * accumulate):
-                            continue
-                        yield config.replace(model=model, batch_size=batch, accumulate=accumulate), mesh
+            if devices % (tensor * fsdp) == 0 and config.model.width % fsdp == 0:
+                yield MeshConfig(devices // (tensor * fsdp), fsdp, tensor)
 
 
 def describe_choice(plan: Plan) -> str:
     mesh = " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
-    remat = "on" if plan.config.model.remat else "off"
-    return f"mesh {mesh}, remat {remat}, batch {plan.config.batch_size}, accumulate {plan.config.accumulate}"
+    config = plan.config
+    return f"mesh {mesh}, remat {config.model.remat}, batch {config.batch_size}, accumulate {config.accumulate}"
 
 
 def _speed(plan: Plan) -> float:

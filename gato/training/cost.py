@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from gato.model.attention import DESCRIPTIONS, fused_in
 from gato.training.step import TrainState
 
 MEASURED_STEPS = 10  # after the first one: the rate that the run's time is told by
@@ -33,12 +34,29 @@ def state_line(state: TrainState, mesh: Mesh) -> str:
 
 
 def step_line(step: Callable[..., Any], state: TrainState, batch: Mapping[str, jax.Array]) -> str | None:
-    """The memory of a device as the compiler planned it for a jitted `step` that ran with such arguments before.
+    """The memory of a device as the compiler planned it for a jitted `step` that ran with such arguments before, and a
+    warning if the program lost the fused attention kernel that was chosen.
 
-    JAX keeps what it compiled, so nothing is compiled again here. ``None`` where a platform does not say.
+    JAX keeps what it compiled, so nothing is compiled again here. ``None`` where there is nothing to say.
     """
-    memory = step.lower(state, batch).compile().memory_analysis()  # type: ignore[attr-defined]
-    if memory is None:
+    lowered = step.lower(state, batch)  # type: ignore[attr-defined]
+    compiled = lowered.compile()
+    said = [line for line in (_memory_line(compiled), _kernel_line(lowered, compiled)) if line]
+    return "\n".join(said) or None
+
+
+def _kernel_line(lowered: Any, compiled: Any) -> str | None:
+    chosen = fused_in(lowered.as_text())
+    lost = chosen - fused_in(compiled.as_text()) if chosen else ()
+    if not lost:
+        return None
+    names = ", ".join(DESCRIPTIONS[backend] for backend in sorted(lost))
+    return f"WARNING: not in the compiled step, although chosen: {names}"
+
+
+def _memory_line(compiled: Any) -> str | None:
+    memory = compiled.memory_analysis()
+    if memory is None:  # not every platform says
         return None
     arguments = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     total = arguments + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes

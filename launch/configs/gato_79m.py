@@ -16,7 +16,7 @@ from gato.launch.config import default_config, sources_in
 def get_config(data: str = "data") -> ConfigDict:
     """`data`: folder of the stores; every store gets the same share of the tokens."""
     config = default_config()
-    config.model.update({"preset": "gato_79m", "position": "transformer_xl", "dtype": "bfloat16", "remat": True})
+    config.model.update({"preset": "gato_79m", "position": "transformer_xl", "dtype": "bfloat16", "remat": "full"})
     # No expert filter: what `gato collect` writes comes from the expert alone, and its returns differ by how soon the
     # episode was cut after its success. Set 0.8, the paper's, for data of learning agents.
     config.sources = sources_in(data, held_out_episodes=5, expert_filter=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import subprocess
@@ -10,7 +11,7 @@ import sys
 import jax
 import optax
 import pytest
-from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from gato.data_pipelines.mixture import SourceConfig
 from gato.model.config import ModelError
@@ -23,7 +24,7 @@ from gato.sharding import (
     hosted_groups,
     make_mesh,
     param_shardings,
-    replicated,
+    partition,
     state_shardings,
 )
 from gato.training.config import TrainConfig
@@ -104,51 +105,63 @@ SMALL = 200_000
 
 
 def whole_leaves(state):
-    """Prints every leaf with its shape and sharding; names of the large ones that are not split at all."""
+    """Prints every leaf with its shape and sharding; names of the large ones that fsdp does not split.
+
+    A kernel that is split over tensor alone fills the memory too: tensor is small, or 1.
+    """
     whole = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         print(f"{name:<90}{leaf.shape!s:<24}{leaf.sharding.spec}")
-        if leaf.sharding.is_fully_replicated and math.prod(leaf.shape) > SMALL:
+        split_over = [axis for axes in leaf.sharding.spec for axis in axes or ()]
+        divides = any(size % leaf.sharding.mesh.shape["fsdp"] == 0 for size in leaf.shape)
+        if "fsdp" not in split_over and divides and math.prod(leaf.shape) > SMALL:
             whole.append(name)
     return whole
 
 
 def planned(mesh, name="gato_1_2b", **changes):
-    model = preset(name, dtype="bfloat16", remat=True, **changes)
+    model = preset(name, dtype="bfloat16", remat="full", **changes)
     config = TrainConfig(model=model, sources=(SourceConfig("none"),))
     steps = plan_steps(config, mesh)
     return steps, *abstract_arguments(config, steps, targets=1024, patches=1024)
 
 
 @pytest.mark.parametrize("name", ["gato_79m", "gato_364m", "gato_1_2b", "gato_7b"])
-def test_no_large_leaf_is_on_every_device(name):
+def test_every_large_leaf_is_split_over_fsdp(name):
     _, state, batch = planned(pod(), name)
     assert not whole_leaves(state), "see the printed shardings: these leaves fill every device's memory"
     assert all(leaf.sharding.spec[0] == ("data", "fsdp") for leaf in jax.tree.leaves(batch)), "rows are split"
 
 
-def test_the_contract_sees_a_leaf_without_names():
-    """One kernel made without the names of its axes, as happens when `with_logical_partitioning` is forgotten."""
+@pytest.mark.parametrize("names", [(None, None), ("vocabulary", None)])
+def test_the_contract_sees_a_leaf_that_lost_names(names):
+    """All names of its axes, as happens when `with_logical_partitioning` is forgotten, or only "embed"."""
     _, state, _ = planned(pod())
     params = state.params["params"]
     table = params["embedding"]["table"]
-    forgotten = jax.ShapeDtypeStruct(table.shape, table.dtype, sharding=replicated(pod()))
+    place = NamedSharding(pod(), partition(names, table.shape, pod()))
+    forgotten = jax.ShapeDtypeStruct(table.shape, table.dtype, sharding=place)
     assert whole_leaves({**params, "embedding": {**params["embedding"], "table": forgotten}}) == ["embedding/table"]
 
 
-def test_the_large_step_lowers_for_256_devices():
+@pytest.mark.parametrize("position", ["transformer_xl", "rope"])
+def test_the_large_step_lowers_for_256_devices(position):
     """Tracing, differentiation and partitioning of the whole 1.18B step; what only a compiler sees is in
     tests/gato/planning/test_tpu_compile.py."""
-    steps, state, batch = planned(pod(), position="rope")
+    steps, state, batch = planned(pod(), position=position)
     text = steps.train_step.trace(state, batch).lower(lowering_platforms=("tpu",)).as_text()
     assert "mhlo.num_partitions = 256" in text
     assert text.count("jax.buffer_donor") + text.count("tf.aliasing_output") >= len(jax.tree.leaves(state)) - 1
 
 
-def test_an_axis_that_does_not_divide_stays_whole():
-    places = param_shardings(preset("gato_79m"), pod(1, 1, 16))["params"]
-    assert places["last_block"]["attention"]["query"].spec == PartitionSpec("fsdp", None, None), "24 heads over 16"
+def test_an_axis_that_does_not_divide_stays_whole_and_is_named_once(caplog):
+    with caplog.at_level(logging.WARNING, "gato.sharding"):
+        places = param_shardings(preset("gato_79m"), pod(1, 1, 11))["params"]
+    assert places["last_block"]["attention"]["query"].spec == PartitionSpec("fsdp", None, None), "24 heads over 11"
+    heads = [message for message in caplog.messages if "'heads'" in message]
+    assert len(heads) == 1, "not once for every kernel"
+    assert "of size 24 cannot be split over the mesh's 11 devices along tensor" in heads[0]
 
 
 def test_optimizer_state_lies_with_its_parameters():

@@ -312,7 +312,7 @@ def test_the_papers_experiments_become_configurations(name: str, tmp_path: Path)
     reference = f"{name}:{tmp_path}"
     config = train_config(load_config(reference))
     assert [source.path for source in config.sources] == [str(tmp_path / "suite/a"), str(tmp_path / "suite/b")]
-    assert config.model == preset(name, remat=True, dtype="bfloat16")
+    assert config.model == preset(name, remat="full", dtype="bfloat16")
     assert config.model.position == "transformer_xl"
     assert (config.batch_size, config.length, config.steps) == (512, 1024, 1_000_000)
     assert config.optimizer.learning_rate == (2e-4 if name == "gato_364m" else 1e-4)

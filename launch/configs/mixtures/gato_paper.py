@@ -53,7 +53,7 @@ def get_config(argument: str = "data") -> ConfigDict:
     if word not in ("", "redistribute"):
         raise ConfigError(f"mixtures/gato_paper:{argument}: after the folder may stand ',redistribute', not {word!r}")
     config = default_config()
-    config.model.update({"preset": "gato_1_2b", "position": "transformer_xl", "dtype": "bfloat16", "remat": True})
+    config.model.update({"preset": "gato_1_2b", "position": "transformer_xl", "dtype": "bfloat16", "remat": "full"})
     config.sources = sources(folder, redistribute=bool(word))
     config.log_every = 50
     config.checkpoint_every = 5_000

@@ -26,8 +26,13 @@ def test_rope_drops_one_square_a_block():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_json_round_trip(name):
-    config = preset(name, remat=True)
+    config = preset(name, remat="full")
     assert ModelConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+@pytest.mark.parametrize(("saved", "read"), [(False, "none"), (True, "full"), ("dots", "dots")])
+def test_remat_as_it_was_saved_before_there_were_three_ways(saved, read):
+    assert ModelConfig.from_json({**preset("tiny").to_json(), "remat": saved}) == preset("tiny", remat=read)
 
 
 def test_the_vocabulary_decides_the_table():
@@ -45,6 +50,7 @@ def test_the_vocabulary_decides_the_table():
         (lambda: preset("tiny", width=33), "width must be even"),
         (lambda: preset("tiny", position="alibi"), "transformer_xl, rope"),
         (lambda: preset("tiny", dropout=1.0), "probability"),
+        (lambda: preset("tiny", remat="some"), "none, full, dots"),
         (lambda: preset("tiny", vocabulary_size=1_024), "ends before the continuous bins"),
         (lambda: ModelConfig.from_json({"width": 8}), "missing layers, heads"),
         (lambda: ModelConfig.from_json({"patch": {"widht": 3}}), "did you mean 'width'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -70,13 +71,49 @@ def test_segments_packed_in_a_row_equal_the_segments_apart(config, make_batch, s
 @pytest.mark.parametrize("scan", [False, True])
 def test_remat_is_the_same_function(make_batch, scan):
     config = preset("tiny", layers=2, position="transformer_xl", scan_layers=scan)
-    again = config.replace(remat=True)
     batch, params = make_batch(config), perturbed(config)
     plain, plain_gradient = loss_and_gradient(config, params, batch)
-    remat, remat_gradient = loss_and_gradient(again, params, batch)
-    np.testing.assert_allclose(plain, remat, rtol=1e-5)
-    assert_trees_close(remat_gradient, plain_gradient, 1e-6)
-    assert "remat" in str(jax.make_jaxpr(lambda p: GatoModel(again).apply(p, batch))(params))
+    for remat in ("dots", "full"):
+        again, gradient = loss_and_gradient(config.replace(remat=remat), params, batch)
+        np.testing.assert_allclose(plain, again, rtol=1e-5)
+        assert_trees_close(gradient, plain_gradient, 1e-6)
+
+
+def kept(config, batch):
+    """Shapes of what the forward pass keeps for the backward pass, parameters included."""
+    params = abstract_params(config)
+    pull = jax.eval_shape(lambda p: jax.vjp(lambda p: GatoModel(config).apply(p, batch), p)[1], params)
+    return [leaf.shape for leaf in jax.tree.leaves(pull)]
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_what_remat_keeps(make_batch, scan):
+    """With "dots" the products with weights, of them those that a gradient needs; with "full" the blocks' inputs."""
+    config = preset("tiny", layers=3, hidden=224, scan_layers=scan, attention_block=10)
+    batch = make_batch(config)
+    none, dots, full = (kept(config.replace(remat=remat), batch) for remat in ("none", "dots", "full"))
+    assert sum(map(math.prod, none)) > sum(map(math.prod, dots)) > sum(map(math.prod, full))
+    tokens, half = batch["ids"].size, config.hidden // 2
+    # [tokens, hidden / 2] of the gate and of the value in each block; scanned, the first two blocks' lie in one array.
+    wide = [math.prod(shape) // (tokens * half) for shape in dots if shape[-2:] == (tokens, half)]
+    assert sum(wide) == 2 * config.layers
+    assert not [shape for shape in full if shape[-2:] == (tokens, half)]
+    assert not [shape for shape in dots if shape[-2:] == (10, 10)], "no tile of scores"
+
+
+def test_the_block_behind_the_loop_is_really_computed_again(make_batch):
+    """The compiler may merge two equal computations, if nothing stands between them: then nothing is saved."""
+    config = preset("tiny", layers=3, scan_layers=True)
+    batch, params = make_batch(config), abstract_params(config)
+
+    def barriers(remat):
+        model = GatoModel(config.replace(remat=remat))
+        gradient = jax.jit(jax.grad(lambda p: model.apply(p, batch).sum()))
+        return gradient.lower(params).as_text().count("optimization_barrier")
+
+    assert barriers("none") == 0
+    assert barriers("full") == 1
+    assert barriers("dots") == 1
 
 
 def stacked_layers(variables, config):

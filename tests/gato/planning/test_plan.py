@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -11,18 +13,20 @@ import pytest
 
 from gato.data_pipelines.mixture import SourceConfig
 from gato.launch import cli
+from gato.model.config import ModelError
 from gato.model.presets import preset
 from gato.planning import report
 from gato.planning.paper_rows import ROWS, capacity_shares
 from gato.planning.plan import Plan, make_plan
-from gato.planning.search import search
+from gato.planning.search import compile_in_turn, require_one_that_fits, search
 from gato.planning.topology import PlanError, parse
 from gato.training.config import MeshConfig, TrainConfig
 from gato.training.flops import train_flops
 
 
 def experiment(name: str = "gato_1_2b", **changes: object) -> TrainConfig:
-    return TrainConfig(model=preset(name, dtype="bfloat16", remat=True, **changes), sources=(SourceConfig("none"),))
+    model = preset(name, **{"dtype": "bfloat16", "remat": "full"} | changes)
+    return TrainConfig(model=model, sources=(SourceConfig("none"),))
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +93,59 @@ def test_a_search_ranks_what_fits_and_changes_the_mesh_for_7b() -> None:
     rates = [plan.tokens_per_second or 0 for plan in plans]
     assert rates == sorted(rates, reverse=True)
     assert "data x fsdp x tensor" in report.ranking(plans, estimates)
+
+
+def test_a_search_on_one_mesh_tries_no_other() -> None:
+    config, eight = experiment("gato_79m", position="rope"), parse("h100:1x8")
+    plans, estimates = search(config, eight, tried=2, mesh=MeshConfig(-1, 4, 1))
+    assert len(plans) == 2
+    assert {tuple(plan.mesh.values()) for plan in estimates} == {(2, 4, 1)}
+    assert {plan.config.model.remat for plan in estimates} == {"none", "dots", "full"}
+    with pytest.raises(ModelError, match="does not fit 8 device"):
+        search(config, eight, tried=2, mesh=MeshConfig(3, 1, 1))
+    with pytest.raises(PlanError, match="no batch of 2 rows, or some times as many, divides over this mesh"):
+        search(config.replace(batch_size=2), parse("h100:8x8"), tried=2, mesh=MeshConfig(64, 1, 1))
+
+
+@pytest.fixture(scope="module")
+def estimates() -> list[Plan]:
+    """Of one mesh, those that need most memory first."""
+    found = search(experiment("gato_79m", position="rope"), parse("h100:1x8"), tried=1, mesh=MeshConfig(2, 4, 1))[1]
+    return sorted(found, key=lambda plan: -plan.needed)
+
+
+def compiles_to(limit: int) -> Callable[[Plan], Plan]:
+    """In place of the compiler: says what the estimate says, on a device with so much memory."""
+    return lambda estimate: dataclasses.replace(estimate, limit=limit)
+
+
+def test_a_search_goes_on_until_enough_fit(estimates: list[Plan]) -> None:
+    said: list[str] = []
+    plans = compile_in_turn(estimates, compiles_to(estimates[6].needed), 3, said.append)
+    assert [plan.fits for plan in plans] == [False] * 6 + [True] * 3
+    assert len(said) == 9
+    assert "number 9 (2 of 3 fit so far)" in said[-1]
+    require_one_that_fits(plans)
+
+
+def test_a_search_ends_where_nothing_fits(estimates: list[Plan]) -> None:
+    plans = compile_in_turn(estimates, compiles_to(0), 2, lambda line: None)
+    assert len(plans) == 8, "four times as many as were wanted"
+    with pytest.raises(PlanError, match=r"none of the 8 combinations that were compiled fits h100:1x8: the smallest"):
+        require_one_that_fits(plans)
+    smallest_first = compile_in_turn(estimates[::-1], compiles_to(0), 2, lambda line: None)
+    assert len(smallest_first) == 3, "one for each remat: the others need more"
+
+
+def test_remat_saves_memory_for_arithmetic() -> None:
+    """By the estimate; a plan of a TPU has the compiler's word."""
+    none, dots, full = (
+        make_plan(experiment("gato_1_2b", remat=remat), parse("h200:4x8"), MeshConfig(4, 8, 1))
+        for remat in ("none", "dots", "full")
+    )
+    assert none.needed > dots.needed > full.needed
+    assert none.executed_flops == none.flops < dots.executed_flops < full.executed_flops
+    assert none.flops == full.flops, "what is computed again does not count"
 
 
 def test_a_search_in_vain_says_what_would_be_needed() -> None:

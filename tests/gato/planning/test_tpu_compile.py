@@ -7,9 +7,12 @@ import importlib.util
 import pytest
 
 from gato.data_pipelines.mixture import SourceConfig
+from gato.model.attention import choose, fused_in, platform
 from gato.model.presets import preset
+from gato.planning.compiled_step import compile_step, plan_steps
 from gato.planning.plan import make_plan
 from gato.planning.topology import PlanError, describe, parse
+from gato.sharding import make_mesh
 from gato.tokenizers.vocabulary import Vocabulary
 from gato.training.config import MeshConfig, TrainConfig
 
@@ -25,7 +28,7 @@ pytestmark = [
 
 def experiment(name: str, batch_size: int, **changes: object) -> TrainConfig:
     model = preset(
-        name, Vocabulary(), **{"dtype": "bfloat16", "remat": True, "position": "rope", "scan_layers": True} | changes
+        name, Vocabulary(), **{"dtype": "bfloat16", "remat": "full", "position": "rope", "scan_layers": True} | changes
     )
     return TrainConfig(model=model, sources=(SourceConfig("none"),), batch_size=batch_size, length=256)
 
@@ -61,6 +64,24 @@ def test_a_step_compiles_with_its_collectives() -> None:
     tokens = 32 * 256 // 8  # of a device
     largest = tokens * config.model.width * 2 * 7  # the hidden states of the other seven parts
     assert all(one.bytes / one.runs < largest for one in found if one.kind == "all-gather" and "data" in one.axis)
+
+
+@pytest.mark.parametrize(
+    ("position", "asked", "want"),
+    [
+        ("rope", "auto", {"splash"}),
+        ("transformer_xl", "fused", {"relative"}),
+        ("transformer_xl", "auto", set()),
+        ("rope", "xla", set()),
+    ],
+)
+def test_the_compiled_step_holds_the_fused_kernel_that_was_chosen(position: str, asked: str, want: set[str]) -> None:
+    """On several devices, behind remat and inside the scanned layers, as large runs have it."""
+    config = experiment("quickstart", 16, layers=3, position=position, attention=asked)
+    mesh = make_mesh(2, 2, 2, devices=describe(parse("v5e:2x4")))
+    assert {choose(config.model, platform(mesh))} - {"blocks"} == want
+    step = compile_step(config, plan_steps(config, mesh), targets=512, patches=64)
+    assert fused_in(step.text) == want
 
 
 def test_what_does_not_fit_is_said_and_not_raised() -> None:

@@ -59,6 +59,20 @@ def test_the_compiled_step_tells_its_memory() -> None:
     assert 512 <= float(size[1]) < 1100  # state and batch, 256 KiB each, the state's result in its own place
 
 
+def test_a_fused_kernel_that_the_compiler_drops_is_missed() -> None:
+    """A call by the kernel's name whose result makes no difference, which XLA finds out and JAX does not."""
+    numbers = jax.numpy.ones(8, np.int32)
+
+    def step(state, batch):
+        called = jax.ffi.ffi_call("splash_mha_fwd", jax.ShapeDtypeStruct((8,), np.int32))(batch)
+        return state + called * 0, batch.sum()
+
+    text = cost.step_line(jax.jit(step), numbers, numbers)
+    assert text is not None
+    assert "WARNING: not in the compiled step, although chosen: splash attention, a fused TPU kernel" in text
+    assert "WARNING" not in (cost.step_line(jax.jit(lambda state, batch: state + batch), numbers, numbers) or "")
+
+
 def test_a_run_says_what_it_costs(train_config: TrainConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     train(train_config.replace(steps=12, checkpoint_every=12), tmp_path)
     said = capfd.readouterr().err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import os
 import pickle
 import subprocess
@@ -20,24 +20,24 @@ from gato.training.setup import build
 from gato.training.trainer import train
 
 STEPS = 3
+MESHES = (MeshConfig(8, 1, 1), MeshConfig(1, 8, 1), MeshConfig(2, 2, 2))
 EIGHT_DEVICES = """
 import pickle, sys
 import jax, numpy as np
 from gato.training.setup import build
 
-setup = build(pickle.load(open(sys.argv[1], "rb")))
-assert dict(setup.mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
-state = setup.initial_state()
-batches, losses = iter(setup.loader), []
-for _ in range(3):
-    state, metrics = setup.train_step(state, setup.put(next(batches)))
-    losses.append(float(metrics.sums.mean()))
-split = [
-    jax.tree_util.keystr(path)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state)
-    if not leaf.sharding.is_fully_replicated
-]
-pickle.dump((losses, jax.tree.map(np.asarray, state.params), split), open(sys.argv[2], "wb"))
+results = []
+for config in pickle.load(open(sys.argv[1], "rb")):
+    setup = build(config)
+    assert tuple(setup.mesh.shape.values()) == (config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    state = setup.initial_state()
+    batches, losses = iter(setup.loader), []
+    for _ in range(3):
+        state, metrics = setup.train_step(state, setup.put(next(batches)))
+        losses.append(float(metrics.sums.mean()))
+    split = any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state.opt_state))
+    results.append((losses, jax.tree.map(np.asarray, state.params), split))
+pickle.dump(results, open(sys.argv[2], "wb"))
 """
 
 
@@ -49,7 +49,7 @@ def test_eight_devices_train_as_one(train_config: TrainConfig, tmp_path: Path) -
     for _ in range(STEPS):
         state, metrics = setup.train_step(state, setup.put(next(batches)))
         losses.append(float(metrics.sums.mean()))
-    (tmp_path / "config").write_bytes(pickle.dumps(dataclasses.replace(config, mesh=MeshConfig(2, 2, 2))))
+    (tmp_path / "config").write_bytes(pickle.dumps([config.replace(mesh=mesh) for mesh in MESHES]))
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", EIGHT_DEVICES, tmp_path / "config", tmp_path / "result"],
@@ -58,12 +58,13 @@ def test_eight_devices_train_as_one(train_config: TrainConfig, tmp_path: Path) -
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found, params, split = pickle.loads((tmp_path / "result").read_bytes())
-    assert split, "the optimizer's moments lie in parts"
-    np.testing.assert_allclose(found, losses, rtol=1e-5)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), params, jax.tree.map(np.asarray, state.params)
-    )
+    expected = jax.tree.map(np.asarray, state.params)
+    results = pickle.loads((tmp_path / "result").read_bytes())
+    for mesh, (found, params, split) in zip(MESHES, results, strict=True):
+        assert split == (mesh.fsdp * mesh.tensor > 1), f"{mesh}: the optimizer's moments lie in parts"
+        np.testing.assert_allclose(found, losses, rtol=1e-5, err_msg=str(mesh))
+        close = functools.partial(np.testing.assert_allclose, atol=2e-5, err_msg=str(mesh))
+        jax.tree.map(close, params, expected)
 
 
 @pytest.mark.parametrize(
