@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from gato.inference.agent import Agent
 from gato.inference.chat import AGENT, PROMPT, USER, Chat
 from gato.inference.documents import make_document
+from gato.tokenizers.errors import SpecError, printed
 from gato.training.setup import enable_compilation_cache
 
 
@@ -43,6 +44,9 @@ def converse(chat: Chat) -> None:
             show(chat.say(words))
         except KeyboardInterrupt:
             print()
+        except SpecError as error:  # a line that is too long; the next one may not be
+            print(flush=True)
+            print(f"gato: {printed(error)}", file=sys.stderr, flush=True)
 
 
 def show(pieces: Iterable[str]) -> None:

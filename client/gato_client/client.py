@@ -106,12 +106,20 @@ class Client:
             other session has.
 
         Raises:
-          RefusedError: unknown source, a prompt that does not match its spec, no free session.
+          RefusedError: unknown source, a prompt that does not match its spec, no free session. The session before, if
+            there was one, goes on.
         """
         request = {"type": "open", "source": source, "prompt": prompt, "target": target}
         data = encode(request if seed is None else {**request, "seed": int(seed)})
+        before, connection = self._opened, self._connection
         self._opened = None  # should the connection break now, only this one is opened
-        self.session = self._request(data)
+        try:
+            self.session = self._request(data)
+        except RefusedError:
+            self._opened = before
+            if self._connection is not connection:  # it broke, and the session before with it
+                self._disconnect()
+            raise
         self._opened = data
 
     def act(self, observation: Mapping[str, Any], reward: float | None = None) -> dict[str, np.ndarray]:

@@ -17,8 +17,16 @@ import numpy as np
 PROTOCOL = 1
 ARRAY = 1
 DTYPES = ("|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8")
-_MOST_AXES = 8
-_LONGEST_LIST, _LARGEST_MAP = 1 << 20, 1 << 12
+_MOST_AXES, _MOST_IN_ARRAY = 8, 100
+MOST_VALUES = 1 << 16  # of a message, however they are nested; an array is one
+# What follows the first byte of a value, as far as its length stands there: bytes of a number or of a fixed extension;
+# bytes that hold the length of a text, of bytes or of an extension; bytes that hold the number of a list's or map's
+# values. https://github.com/msgpack/msgpack/blob/master/spec.md
+_FIXED = {0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8} | {
+    0xD4 + n: 1 + (1 << n) for n in range(5)
+}
+_LENGTH = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xC7: 1, 0xC8: 2, 0xC9: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
+_COUNT = {0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4}
 
 
 class MessageError(Exception):
@@ -44,10 +52,10 @@ def decode(data: bytes | str) -> dict[str, Any]:
     """
     if isinstance(data, str):
         raise MessageError("a text frame; messages are binary frames of msgpack")
+    if not holds_at_most(MOST_VALUES, data):
+        raise MessageError(f"more than {MOST_VALUES:,} values; many numbers are sent as an array, which is one value")
     try:
-        message = msgpack.unpackb(
-            data, ext_hook=_unpack, max_array_len=_LONGEST_LIST, max_map_len=_LARGEST_MAP, timestamp=0
-        )
+        message = msgpack.unpackb(data, ext_hook=_unpack, timestamp=0)
     except MessageError:
         raise
     except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
@@ -55,6 +63,35 @@ def decode(data: bytes | str) -> dict[str, Any]:
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
         raise MessageError('a message is a map with a string under "type"')
     return message
+
+
+def holds_at_most(most: int, data: bytes) -> bool:
+    """Whether there are, or are said to be, no more values than that; known before there is an object for any of them.
+
+    For a value may be one byte and its object sixty, and a list gets its room as soon as its length was read.
+    """
+    place, left, seen = 0, 1, 0
+    while left and place < len(data):
+        first = data[place]
+        place, left, seen = place + 1, left - 1, seen + 1
+        if first in _FIXED:
+            place += _FIXED[first]
+        elif first in _LENGTH:
+            size = _LENGTH[first]
+            place += size + int.from_bytes(data[place : place + size]) + (0xC7 <= first <= 0xC9)
+        elif first in _COUNT:
+            size = _COUNT[first]
+            left += int.from_bytes(data[place : place + size]) * (2 if first >= 0xDE else 1)
+            place += size
+        elif 0x80 <= first < 0x90:
+            left += 2 * (first & 0x0F)
+        elif 0x90 <= first < 0xA0:
+            left += first & 0x0F
+        elif 0xA0 <= first < 0xC0:
+            place += first & 0x1F
+        if seen + left > most:
+            return False
+    return True
 
 
 def _pack(value: Any) -> msgpack.ExtType:
@@ -71,6 +108,8 @@ def _unpack(code: int, data: bytes) -> np.ndarray:
     if code != ARRAY:
         raise MessageError(f"extension type {code}; only arrays (type {ARRAY}) are understood")
     try:
+        if not holds_at_most(_MOST_IN_ARRAY, data):
+            raise ValueError
         dtype, shape, content = msgpack.unpackb(data)
     except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException):
         raise MessageError("an array is [dtype, shape, bytes]") from None

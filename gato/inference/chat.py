@@ -38,21 +38,21 @@ class Chat:
     def say(self, words: str) -> TextStream:
         """The answer, as it is written. What was read of it before the next `say` is what the agent remembers.
 
-        Raises SpecError: the prompt and these words alone fill the context.
+        Raises SpecError: the prompt and these words alone fill the context. The conversation is as it was then.
         """
+        turns = [*self._turns]
         if self._answer is not None:
-            self._turns[-1] += f" {self._answer.text.strip()}"
-        self._turns.append(f"\n\n{USER}: {words}\n\n{AGENT}:")
-        while len(self._turns) > 1 and not self._fits():
-            del self._turns[0]
-        self._answer = self._agent.stream(self._source, self._document, begin=self._text(), **self._options)
-        return self._answer
+            turns[-1] += f" {self._answer.text.strip()}"
+        turns.append(f"\n\n{USER}: {words}\n\n{AGENT}:")
+        while len(turns) > 1 and not self._fits(self._prompt + "".join(turns)):
+            del turns[0]
+        begin = self._prompt + "".join(turns)
+        answer = self._agent.stream(self._source, self._document, begin=begin, **self._options)
+        self._turns, self._answer = turns, answer
+        return answer
 
-    def _text(self) -> str:
-        return self._prompt + "".join(self._turns)
-
-    def _fits(self) -> bool:
+    def _fits(self, text: str) -> bool:
         meta, tokenizer = self._agent.meta, self._agent.tokenizer
         before = prefix(tokenizer, self._document, self._agent.source(self._source)[1].spec)
         assert tokenizer.text is not None
-        return len(before) + len(tokenizer.text.encode(self._text())) + self._options["limit"] <= meta.length
+        return len(before) + len(tokenizer.text.encode(text)) + self._options["limit"] <= meta.length

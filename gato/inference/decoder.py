@@ -96,9 +96,16 @@ class Decoder:
         self._cache = sampler.select_rows(self._cache, rows)
         self._rows = len(rows)
 
-    def _read(self, memory: Memory, rows: np.ndarray, counts: np.ndarray) -> None:
-        """One call that reads at most `LARGEST_CHUNK` tokens of each row, at most ``counts``."""
-        width = min(LARGEST_CHUNK, max(SMALLEST_CHUNK, _power_of_two(int(counts.max()))))
+    def compile(self, memory: Memory, rows: np.ndarray) -> None:
+        """Compiles reading for so many ``rows``, in chunks of every size; nothing is read."""
+        width = SMALLEST_CHUNK
+        while width <= min(LARGEST_CHUNK, _power_of_two(self.capacity)):
+            self._read(memory, rows, np.zeros(len(rows), np.int32), width)
+            width *= 2
+
+    def _read(self, memory: Memory, rows: np.ndarray, counts: np.ndarray, least: int = SMALLEST_CHUNK) -> None:
+        """One call that reads at most `LARGEST_CHUNK` tokens of each row, at most ``counts``, as ``least`` or more."""
+        width = min(LARGEST_CHUNK, max(least, _power_of_two(int(counts.max()))))
         places = _Places.of(rows, self._rows)
         tokens, valid = self._chunk(memory, rows, width)
         valid = np.minimum(valid, counts)

@@ -11,6 +11,7 @@ Every request has one answer, in order. What cannot be done is answered error: "
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -92,12 +93,16 @@ class Conversation:
 
     async def _open(self, message: Mapping[str, Any]) -> dict[str, Any]:
         request = OpenRequest.read(message)
-        await self.end()
-        self._seats.take()
+        # Long prompts are read, and demonstrations fetched from the disk, where nobody's acting waits for it.
+        prompt = await asyncio.to_thread(self._policy.prompt, request)
+        before = self._session
+        if before is None:
+            self._seats.take()
         try:
-            self._session = await self._batcher.call(self._policy.open, request)
+            self._session = await self._batcher.call(self._policy.open, request, prompt, before)
         except BaseException:
-            self._seats.leave()
+            if before is None:
+                self._seats.leave()
             raise
         return {"type": "opened", "source": self._session.source, "spec": self._session.spec.to_json()}
 

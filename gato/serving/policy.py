@@ -6,6 +6,7 @@ next one begins in it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from gato.data_pipelines.episode import Episode
 from gato.evaluation.demonstrations import open_demonstrations
 from gato.inference.agent import Agent
 from gato.inference.session import batch_key
-from gato.serving.requests import OpenRequest, RequestError, read_prompt
+from gato.serving.requests import OpenRequest, RequestError, count_tokens, read_prompt
 from gato.tokenizers.errors import GatoError
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
 from gato.training.checkpoint_meta import SourceMeta
@@ -73,24 +74,39 @@ class Policy:
         self._agent, self._rows, self._run, self._seed, self._options = agent, rows, run, seed, options
         self.meta, self.tokenizer = agent.meta, agent.tokenizer
         self._pools: list[_Pool] = []
-        self._prompts: dict[str, Episode | None] = {}
+        self._prompts: dict[str, Episode] = {}
 
-    def open(self, request: OpenRequest) -> Session:
-        """A new session. Raises GatoError: no such source, a prompt that does not match it, no free row."""
+    def prompt(self, request: OpenRequest) -> Episode | None:
+        """The demonstration that a request wants to show; any thread may ask.
+
+        Raises GatoError: no such source, or a prompt that does not match it or is not there.
+        """
+        _, meta = self._agent.source(request.source)
+        if isinstance(request.prompt, str):
+            return self._demonstration(request.prompt, meta)
+        if request.prompt is None:
+            return None
+        return read_prompt(request.prompt, meta.spec, needs_rewards=bool(self.meta.layout.derived))
+
+    def open(self, request: OpenRequest, prompt: Episode | None, instead: Session | None = None) -> Session:
+        """A new session behind its `prompt`, in the place of another one, which is closed.
+
+        Raises GatoError: no such source, no target, a prompt that does not match, no free row. Nothing has changed
+        then, and ``instead`` goes on.
+        """
         name, meta = self._agent.source(request.source)
-        prompt = request.prompt
-        if isinstance(prompt, str):
-            episode = self._demonstration(prompt, meta)
-        elif prompt is not None:
-            episode = read_prompt(prompt, meta.spec, needs_rewards=bool(self.meta.layout.derived))
-        else:
-            episode = None
+        self._agent.recipe.conditioning(meta.statistics).start(request.target)  # refused before a row is touched
         pool = self._pool(name, meta)
-        if not pool.free:
+        if instead is not None and instead.pool is pool:
+            row = instead.row
+        elif pool.free:
+            row = pool.free[-1]
+        else:
             raise RequestError(f"all {self._rows} rows of this embodiment are taken")
-        row = pool.free[-1]
-        pool.agent.begin(row, prompt=episode, target=request.target, source=name, seed=request.seed)
-        pool.free.pop()
+        pool.agent.begin(row, prompt=prompt, target=request.target, source=name, seed=request.seed)
+        if instead is not None:
+            self.close(instead)
+        pool.free.remove(row)
         return Session(name, meta.spec, pool, row)
 
     def act(self, steps: Sequence[Step]) -> list[Action | GatoError]:
@@ -125,6 +141,8 @@ class Policy:
     def warm(self, source: str) -> None:
         """Compiles what acting for a source needs, for every number of sessions; with demonstrations if there are any.
 
+        Only texts of other lengths than in a demonstration, and more different patches of pictures, compile again.
+
         Raises GatoError: see `open`.
         """
         name, meta = self._agent.source(source)
@@ -133,19 +151,25 @@ class Policy:
             seen = [{path: values[t] for path, values in episode.observations.items()} for t in range(len(episode))]
         except RequestError:
             episode, seen = None, [blank(meta.spec)]
-        count = 1
-        while True:
-            request = OpenRequest(name, None if episode is None else name, None, 0)
-            sessions = [self.open(request) for _ in range(min(count, self._rows))]
-            for _ in range(2):
-                for result in self.act([Step(s, seen[i % len(seen)], 0.0) for i, s in enumerate(sessions)]):
+        by_length = {count_tokens(each, meta.spec, self.tokenizer): each for each in seen}
+        # The longest texts and the most sessions first: what grows with what was seen, as the room for patches, has
+        # grown then.
+        shown = [seen, *([by_length[length]] for length in sorted(by_length, reverse=True))]
+        request = OpenRequest(name, None, None, 0)
+        count = self._rows
+        while count:
+            sessions = [self.open(request, episode) for _ in range(count)]
+            for observations in shown:
+                steps = [Step(s, observations[i % len(observations)], 0.0) for i, s in enumerate(sessions)]
+                for result in self.act(steps):
                     if isinstance(result, GatoError):
                         raise result
+            # The length of a prompt, and of what is read again of a full row, decide which chunks are read.
+            batch = sessions[0].pool.agent._active()
+            batch.decoder.compile(batch.memory, np.array(sorted(session.row for session in sessions), np.int32))
             for session in sessions:
                 self.close(session)
-            if count >= self._rows:
-                return
-            count *= 2
+            count = (1 << (count - 1).bit_length()) // 2
 
     def _pool(self, name: str, meta: SourceMeta) -> _Pool:
         """The batch of this embodiment; a new one takes the memory of those that nobody uses."""
@@ -163,16 +187,15 @@ class Policy:
         known, other = self._agent.source(name)
         if other.spec != meta.spec:
             raise RequestError(f"prompt: demonstrations of {known!r} have other leaves than this source")
+        if known not in self._prompts and self._run is not None:
+            with contextlib.suppress(GatoError):  # what is wrong on the server's disk is not for clients
+                found = open_demonstrations(self._run, missing="skip")
+                episode = found[known].prompts(1)[0] if known in found else None
+                if episode is not None:
+                    self._prompts[known] = episode
         if known not in self._prompts:
-            try:
-                found = open_demonstrations(self._run) if self._run is not None else {}
-            except GatoError:  # what is wrong on the server's disk is not for clients
-                found = {}
-            self._prompts[known] = found[known].prompts(1)[0] if known in found else None
-        episode = self._prompts[known]
-        if episode is None:
             raise RequestError(f"prompt: the server has no demonstration of {known!r}; send one")
-        return episode
+        return self._prompts[known]
 
 
 def _act(pool: _Pool, steps: Sequence[Step]) -> list[Action]:

@@ -16,6 +16,8 @@ from gato.tokenizers.sequence import SequenceTokenizer
 from gato.tokenizers.spec import EpisodeSpec
 
 LONGEST_TEXT = 1 << 16  # characters
+# Of a prompt's texts, each counted as long as the longest: so wide are the arrays of their tokens.
+LONGEST_TEXTS = 1 << 22
 _LONGEST_NAME = 200
 _DTYPES = {"continuous": np.float64, "discrete": np.int32}
 
@@ -73,7 +75,12 @@ def read_prompt(prompt: Mapping[str, Any], spec: EpisodeSpec, needs_rewards: boo
             if leaf.modality == "text" and path in given:
                 if not isinstance(given[path], list):
                     raise RequestError(f"prompt: leaf {path!r} must be a list of texts, one for each timestep")
-                _check_texts(given[path], f"prompt: leaf {path!r}")
+                longest = _check_texts(given[path], f"prompt: leaf {path!r}")
+                if len(given[path]) * longest > LONGEST_TEXTS:
+                    raise RequestError(
+                        f"prompt: leaf {path!r}: {len(given[path]):,} texts of up to {longest:,} characters; their "
+                        f"product is at most {LONGEST_TEXTS:,}: show fewer timesteps or shorter texts"
+                    )
             if leaf.modality != "text" and path in given:
                 given[path] = _array(given[path], f"prompt: leaf {path!r}")
                 if given[path].ndim == 0:
@@ -110,9 +117,7 @@ def read_act(
         )
     _check_texts(observation.values(), "act: observation")
     try:
-        stacked = stack_observations([observation], spec)
-        derived = {name: np.zeros((1, *leaf.shape)) for name, leaf in tokenizer.layout.derived.items()}
-        tokens = len(tokenizer.tokenize(stacked, None, spec, derived))
+        tokens = count_tokens(observation, spec, tokenizer)
     except SpecError as error:
         raise RequestError(f"act: {str(error).replace(' of environment 0', '')}") from None
     if tokens > longest:
@@ -122,6 +127,13 @@ def read_act(
         if leaf.modality in _DTYPES:
             observation[path] = observation[path].astype(_DTYPES[leaf.modality])
     return observation, _number(message.get("reward"), "act: reward")
+
+
+def count_tokens(observation: Mapping[str, Any], spec: EpisodeSpec, tokenizer: SequenceTokenizer) -> int:
+    """Tokens of an observation. Raises SpecError: it does not match the spec."""
+    stacked = stack_observations([observation], spec)
+    derived = {name: np.zeros((1, *leaf.shape)) for name, leaf in tokenizer.layout.derived.items()}
+    return len(tokenizer.tokenize(stacked, None, spec, derived))
 
 
 def read_leaves(value: Any, where: str) -> dict[str, Any]:
@@ -138,15 +150,21 @@ def read_leaves(value: Any, where: str) -> dict[str, Any]:
         for key, inside in node.items():
             if not isinstance(key, str) or not key:
                 raise RequestError(f"{where}: a leaf's name must be a text, got {type(key).__name__}")
-            waiting.append((f"{path}.{key}" if path else key, inside))
+            name = f"{path}.{key}" if path else key
+            if len(name) > _LONGEST_NAME:  # each of many leaves inside would have a copy of it
+                raise RequestError(
+                    f"{where}: a leaf's name has at most {_LONGEST_NAME} characters, got {name[:40]!r}..."
+                )
+            waiting.append((name, inside))
     return leaves
 
 
-def _check_texts(values: Iterable[Any], where: str) -> None:
-    """Raises RequestError for a text so long that reading it would hold up everybody."""
+def _check_texts(values: Iterable[Any], where: str) -> int:
+    """Characters of the longest. Raises RequestError: so long that reading it would hold up everybody."""
     longest = max((len(value) for value in values if isinstance(value, str)), default=0)
     if longest > LONGEST_TEXT:
         raise RequestError(f"{where}: a text of {longest:,} characters, at most {LONGEST_TEXT:,} are possible")
+    return longest
 
 
 def _array(value: Any, where: str) -> np.ndarray:

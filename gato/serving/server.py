@@ -9,7 +9,7 @@ import http
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 from websockets.asyncio.server import ServerConnection, serve
@@ -24,6 +24,9 @@ from gato.serving.policy import Policy
 
 SPARE_CONNECTIONS = 16  # beyond the sessions: not opened yet, or turned away with a reason
 RATE_SECONDS = 10.0
+# A client that reads nothing for so long while something waits to be sent has lost its connection, and its seat.
+SEND_SECONDS = 5.0
+LAST_SECONDS = 30.0  # for answers that are being worked out when the server ends
 GOING_AWAY, INTERNAL_ERROR = 1001, 1011
 # What strangers send is no news: without this, every broken handshake would be a traceback on stderr.
 _quiet = logging.getLogger("gato.serving.websockets")
@@ -71,8 +74,13 @@ class Server:
             ) from None
         ready(next(iter(listener.sockets)).getsockname()[1])
         await self._draining.wait()
-        await self._resting.wait()  # answers that are being worked out still go out
-        listener.close(code=GOING_AWAY, reason="the server is closing")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_SECONDS):
+                await self._resting.wait()  # answers that are being worked out still go out
+        await asyncio.gather(
+            *(_close(connection, GOING_AWAY, "the server is closing") for connection in listener.connections)
+        )
+        listener.close()
         await listener.wait_closed()
         await self._batcher.close()
 
@@ -116,21 +124,22 @@ class Server:
     async def _converse(self, connection: ServerConnection) -> None:
         conversation = Conversation(self._policy, self._batcher, self._seats, self._say)
         try:
-            await connection.send(encode(conversation.hello(self._limits.message)))
+            await _send(connection, conversation.hello(self._limits.message))
             while True:
                 async with asyncio.timeout(self._limits.idle):
                     data = await connection.recv()
                 if self._draining.is_set():
+                    await _close(connection, GOING_AWAY, "the server is closing")
                     return
                 with self._working():
                     answer = await conversation.answer(data)
-                    await connection.send(encode(answer))
+                    await _send(connection, answer)
                 if answer["type"] == "action":
                     self._count_step()
                 elif answer.get("code") == "internal":
-                    await connection.close(INTERNAL_ERROR, "a failure of the server")
+                    await _close(connection, INTERNAL_ERROR, "a failure of the server")
         except TimeoutError:
-            await connection.close(GOING_AWAY, f"no message for {self._limits.idle:g} s")
+            await _close(connection, GOING_AWAY, f"no message for {self._limits.idle:g} s")
         except ConnectionClosed:
             pass
         finally:
@@ -156,3 +165,27 @@ class Server:
     def _forget(self, now: float) -> None:
         while self._recent and self._recent[0] < now - RATE_SECONDS:
             self._recent.popleft()
+
+
+async def _send(connection: ServerConnection, message: Mapping[str, Any]) -> None:
+    """Raises ConnectionClosed."""
+    async with _reading(connection):
+        await connection.send(encode(message))
+
+
+async def _close(connection: ServerConnection, code: int, reason: str) -> None:
+    async with _reading(connection):
+        await connection.close(code, reason)
+
+
+@contextlib.asynccontextmanager
+async def _reading(connection: ServerConnection) -> AsyncIterator[None]:
+    """Breaks the connection off if its client does not read what is being sent.
+
+    Nothing else would: websockets' pings wait behind it, too.
+    """
+    try:
+        async with asyncio.timeout(SEND_SECONDS):
+            yield
+    except TimeoutError:
+        connection.transport.abort()

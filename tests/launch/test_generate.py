@@ -100,6 +100,15 @@ def test_a_chat_answers_each_line_until_the_input_ends(run, capsys, monkeypatch)
     assert lines.count("Gato:") == 2
 
 
+def test_a_line_that_is_too_long_does_not_end_a_chat(run, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n" + "word " * 200 + "\nwho are you?\n"))
+    assert cli.main(["generate", "--chat", f"--checkpoint={run}", "--limit=5", "They talk."]) == 0
+    out, error = capsys.readouterr()
+    assert out.count("Gato:") == 3
+    assert error.startswith("gato: the prompt has")
+    assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

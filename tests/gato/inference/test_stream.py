@@ -163,5 +163,12 @@ def test_a_chat_shows_the_agent_what_was_said(make_agent):
     assert seen[-1].startswith("They talk.\n\nUser: a question")
     assert seen[-1].count("User:") >= 2
     assert len(TEXT.encode(seen[-1])) + 6 <= 96
+    before = seen[-1]
     with pytest.raises(SpecError, match="shorten it"):
         chat.say("word " * 200)
+    # It was not said: the conversation goes on where it was, and what was answered is there once.
+    list(chat.say("so?"))
+    assert "word word" not in seen[-1]
+    assert seen[-1].startswith(before[: before.index("User:")])
+    assert before[before.rindex("User:") :] in seen[-1]
+    assert seen[-1].count("Gato:") == seen[-1].count("User:")

@@ -2,39 +2,59 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import signal
+import socket
 import threading
 import time
 
 import numpy as np
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from gato.client import Client, RefusedError, UnreachableError
+from gato.client.messages import decode, encode
 from gato.launch import cli
 
+CLIENTS = 8
 
-def test_a_killed_server_is_found_again_with_the_prompt_and_sigterm_ends_it(run, start, token, observe, demonstrate):
+
+def test_a_killed_server_is_found_again_with_the_prompts_and_sigterm_ends_it(run, start, token, observe, demonstrate):
     rng = np.random.default_rng(0)
     seen = [observe(rng) for _ in range(3)]
-    first = start(run, "--port=0", "--temperature=0", "--sessions=2")
-    client = Client(first.url, token)
-    client.open("arm/reach", demonstrate(1))
-    expected = [client.act(observation) for observation in seen]
-    assert client.act(seen[2])["grip"].shape == ()
-    first.end(signal.SIGKILL)
-    second: list = []
-    starting = threading.Thread(
-        target=lambda: second.append(start(run, f"--port={first.port}", "--temperature=0", "--sessions=2"))
-    )
-    starting.start()
-    # The same call goes on: behind the prompt as at the beginning of an episode.
-    again = [client.act(observation) for observation in seen]
-    starting.join()
-    assert client.reconnected == 1
-    assert all(np.array_equal(a[p], b[p]) for a, b in zip(again, expected, strict=True) for p in a)
+    options = ("--temperature=0", f"--sessions={CLIENTS}")
+    first = start(run, "--port=0", *options)
+    killed, acted = threading.Event(), threading.Barrier(CLIENTS + 1)
+
+    def play(number):
+        """What is done before and after the server is killed. Observations are the same for all, prompts are not."""
+        with Client(first.url, token) as client:
+            client.open("arm/reach" if number % 2 else "arm/push", demonstrate(number))
+            before = [client.act(observation) for observation in seen]
+            client.act(seen[2])
+            acted.wait(120)
+            killed.wait(120)
+            # The same call goes on: behind the prompt as at the beginning of an episode.
+            again = [client.act(observation) for observation in seen]
+            return before, again, client.reconnected
+
+    with concurrent.futures.ThreadPoolExecutor(CLIENTS) as threads:
+        playing = [threads.submit(play, number) for number in range(CLIENTS)]
+        acted.wait(120)
+        first.end(signal.SIGKILL)
+        killed.set()
+        second = start(run, f"--port={first.port}", *options)
+        played = [each.result(120) for each in playing]
+    for before, again, reconnected in played:
+        assert reconnected == 1
+        assert all(np.array_equal(a[p], b[p]) for a, b in zip(again, before, strict=True) for p in a)
+    # Nobody's memory is another's: each prompt is seen in what is done behind it.
+    assert len({str(again) for _, again, _ in played}) == CLIENTS
 
     ended: list[int] = []
-    ending = threading.Thread(target=lambda: ended.append(second[0].end(signal.SIGTERM)))
+    ending = threading.Thread(target=lambda: ended.append(second.end(signal.SIGTERM)))
     # Every request has an answer or finds the server gone; none is left hanging.
     with Client(first.url, token, patience=0.0) as impatient, pytest.raises(UnreachableError):
         impatient.open("arm/push")
@@ -43,8 +63,53 @@ def test_a_killed_server_is_found_again_with_the_prompt_and_sigterm_ends_it(run,
             impatient.act(seen[0])
     ending.join()
     assert ended == [0]
-    assert not any("Traceback" in line for line in second[0].lines)
-    assert any("SIGTERM: answering what was asked" in line for line in second[0].lines)
+    assert not any("Traceback" in line for line in second.lines)
+    assert any("SIGTERM: answering what was asked" in line for line in second.lines)
+
+
+@contextlib.contextmanager
+def ask_without_reading(server, token):
+    """A client that has a session, asks and asks, and reads no answer, until the server waits for it; its thread."""
+    headers = {"Authorization": f"Bearer {token}"}
+    link = socket.socket()
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    link.connect(("127.0.0.1", server.port))
+    # The answer names the leaves that were given: more than a kilobyte.
+    question = encode({"type": "act", "observation": {"\N{SNOWMAN}" * 190 + str(i): 0 for i in range(4)}})
+    sent = [0]
+
+    def ask():
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                connection.send(question)
+                sent[0] += 1
+
+    with connect(server.url, sock=link, additional_headers=headers, max_queue=1) as connection:
+        connection.recv(30)
+        connection.send(encode({"type": "open", "source": "arm/reach"}))
+        assert decode(connection.recv(30))["type"] == "opened"
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        before = -1
+        while sent[0] > before:
+            before = sent[0]
+            time.sleep(0.5)
+        assert asking.is_alive()
+        yield asking
+
+
+def test_a_client_that_reads_nothing_loses_its_seat_and_does_not_hold_up_the_end(run, start, token):
+    server = start(run, "--port=0", "--sessions=1")
+    with ask_without_reading(server, token) as asking:
+        assert server.health()["sessions"] == 1
+        asking.join(20)
+        assert not asking.is_alive()
+    assert server.health()["sessions"] == 0
+    with ask_without_reading(server, token):
+        began = time.monotonic()
+        assert server.end(signal.SIGTERM) == 0
+    assert time.monotonic() - began < 15
+    assert not any("Traceback" in line for line in server.lines)
 
 
 @pytest.mark.slow

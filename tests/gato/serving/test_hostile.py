@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import collections
+import concurrent.futures
+import itertools
+import sys
 import threading
+from pathlib import Path
 
 import msgpack
 import numpy as np
+import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -139,25 +144,28 @@ KINDS = (*(truncated, flipped, huge, wrong_dtype, wrong_value, wrong_leaves, wro
 def test_the_server_survives_and_a_good_session_goes_on(server, token, observe):
     rng, headers = np.random.default_rng(5), {"Authorization": f"Bearer {token}"}
     seen = [observe(np.random.default_rng(1)) for _ in range(6)]
-    ending, rounds, failures = threading.Event(), [], []
+    ending = threading.Event()
 
     def go_on():
+        """How many rounds were played; each is like the first."""
         with Client(server.url, token, patience=0.0) as client:
             client.open("arm/reach")
             expected = [client.act(observation) for observation in seen]
-            while not ending.is_set():
+            for rounds in itertools.count():
+                if ending.is_set():
+                    return rounds, client.reconnected
                 client.reset()
                 again = [client.act(observation) for observation in seen]
-                if not all(np.array_equal(a[p], b[p]) for a, b in zip(again, expected, strict=True) for p in a):
-                    failures.append(again)
-                rounds.append(client.reconnected)
+                assert all(np.array_equal(a[p], b[p]) for a, b in zip(again, expected, strict=True) for p in a)
+        raise AssertionError
 
-    good = threading.Thread(target=go_on)
-    good.start()
+    threads = concurrent.futures.ThreadPoolExecutor(1)
+    good = threads.submit(go_on)
     answers: collections.Counter[str] = collections.Counter()
     sent = 0
     opened = encode({"type": "open", "source": "arm/reach"})
     while sent < MESSAGES:
+        assert not good.done(), good.exception()
         with connect(server.url, additional_headers=headers, compression=None) as connection:
             assert decode(connection.recv(30))["type"] == "hello"
             if rng.integers(3):
@@ -175,16 +183,38 @@ def test_the_server_survives_and_a_good_session_goes_on(server, token, observe):
             except ConnectionClosed as closed:
                 answers[f"{kind.__name__} {closed.rcvd and closed.rcvd.code}"] += 1
     ending.set()
-    good.join(60)
-    assert not good.is_alive()
-    assert not failures
-    assert len(rounds) > 5
-    assert set(rounds) == {0}
+    rounds, reconnected = good.result(60)
+    assert rounds > 5
+    assert reconnected == 0
     assert answers["internal"] == 0, server.lines
     assert answers["oversize 1009"] == MESSAGES // 100
     assert answers["mistake"] > MESSAGES * 0.8
     assert sum(answers.values()) == MESSAGES
     assert not any("Traceback" in line for line in server.lines)
+
+
+def memory(process):
+    """The most bytes that the process has had."""
+    lines = (Path("/proc") / str(process.pid) / "status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory of another process is read from /proc")
+def test_small_messages_do_not_become_large(server, token):
+    leaves = {str(i): 0 for i in range(4000)}
+    messages = (
+        b"\x82\xa4type\xa3act\xabobservation\xdd\x00\x0f\xff\x00" + b"\x80" * 0xFFF00,  # a million maps
+        pack({"type": "act", "observation": {"n" * 100_000: leaves}}),  # four thousand long names
+    )
+    before = memory(server.process)
+    with connect(server.url, additional_headers={"Authorization": f"Bearer {token}"}, compression=None) as connection:
+        connection.recv(30)
+        connection.send(encode({"type": "open", "source": "arm/reach"}))
+        assert decode(connection.recv(30))["type"] == "opened"
+        for message in messages:
+            connection.send(message)
+            assert decode(connection.recv(30))["code"] == "mistake"
+    assert memory(server.process) - before < 32 << 20
 
 
 def test_bytes_that_are_no_websocket_are_no_news(server):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tracemalloc
 
 import msgpack
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from gato.client.messages import ARRAY, DTYPES, MessageError, decode, encode
+from gato.client.messages import ARRAY, DTYPES, MOST_VALUES, MessageError, decode, encode, holds_at_most
 
 VALUES = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=9)
 
@@ -79,3 +80,60 @@ def test_an_array_is_what_it_says(dtype, shape, content, message):
 def test_any_bytes_are_a_message_or_an_error(data):
     with contextlib.suppress(MessageError):
         assert isinstance(decode(data)["type"], str)
+
+
+ANYTHING = st.recursive(
+    VALUES | st.binary(max_size=70_000) | st.text(max_size=300) | st.builds(msgpack.ExtType, st.just(1), st.binary()),
+    lambda inside: st.lists(inside, max_size=20) | st.dictionaries(st.text(max_size=40), inside, max_size=20),
+)
+
+
+def values(thing):
+    if isinstance(thing, list):
+        return 1 + sum(map(values, thing))
+    return 1 + sum(1 + values(value) for value in thing.values()) if isinstance(thing, dict) else 1
+
+
+@given(ANYTHING)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+def test_values_are_counted_wherever_they_are(thing):
+    data = msgpack.packb(thing)
+    assert holds_at_most(values(thing), data)
+    assert not holds_at_most(values(thing) - 1, data)
+
+
+@pytest.mark.parametrize("count", [*(14, 15, 16, 70_000), *(1 << 8, (1 << 8) - 1, (1 << 16) - 1, 1 << 16)])
+def test_every_kind_of_length_is_read(count):
+    for thing, expected in (
+        ([None] * count, 1 + count),
+        (dict.fromkeys(range(count)), 1 + 2 * count),
+        (["x" * count, 1], 3),
+        ([b"x" * count, 1], 3),
+        ([msgpack.ExtType(1, b"x" * count), 1], 3),
+    ):
+        data = msgpack.packb(thing)
+        assert holds_at_most(expected, data)
+        assert not holds_at_most(expected - 1, data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x82\xa4type\xa1x\xa1v\xdd\x00\x0f\xff\xff" + b"\x80" * ((1 << 20) - 1),  # small maps
+        b"\x82\xa4type\xa1x\xa1v" + b"\xdd\x00\x0f\xff\xff" * 900,  # room for a million values each, one in the other
+        msgpack.packb({"type": "x", "v": msgpack.ExtType(ARRAY, b"\xdd\x00\x0f\xff\xff" * 900)}),
+        encode({"type": "x", "v": [0] * (MOST_VALUES - 4)}),
+    ],
+)
+def test_a_small_message_does_not_become_large(data):
+    tracemalloc.start()
+    try:
+        with pytest.raises(MessageError, match=r"more than 65,536 values|an array is"):
+            decode(data)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_as_many_values_as_are_allowed():
+    assert len(decode(encode({"type": "x", "v": [0] * (MOST_VALUES - 5)}))["v"]) == MOST_VALUES - 5

@@ -45,26 +45,25 @@ def inputs(number, observe, demonstrate):
     return demonstrate(number) if number % 3 else None, [observe(rng) for _ in range(STEPS)]
 
 
-@pytest.mark.parametrize("sessions", [12, pytest.param(SESSIONS, marks=pytest.mark.slow)])
-def test_sessions_at_once_are_sessions_alone(server, token, run, observe, demonstrate, sessions):
-    together = threading.Barrier(sessions)
+def test_sessions_at_once_are_sessions_alone(server, token, run, observe, demonstrate):
+    together = threading.Barrier(SESSIONS)
 
     def play(number):
         prompt, observations = inputs(number, observe, demonstrate)
         with Client(server.url, token) as client:
             client.open("arm/reach" if number % 2 else "arm/push", prompt)
             together.wait(120)
-            assert server.health()["sessions"] == sessions
+            assert server.health()["sessions"] == SESSIONS
             actions = [client.act(observation) for observation in observations]
             assert server.health()["steps_per_second"] > 0
             return actions
 
-    with concurrent.futures.ThreadPoolExecutor(sessions) as threads:
-        played = list(threads.map(play, range(sessions)))
+    with concurrent.futures.ThreadPoolExecutor(SESSIONS) as threads:
+        played = list(threads.map(play, range(SESSIONS)))
     agent = Agent.from_checkpoint(run)
     agent.reset("arm/reach", batch=1, temperature=0.0)
     forgetful = 0
-    for number in range(sessions):
+    for number in range(SESSIONS):
         prompt, observations = inputs(number, observe, demonstrate)
         episode = None
         if prompt is not None:
@@ -74,9 +73,9 @@ def test_sessions_at_once_are_sessions_alone(server, token, run, observe, demons
         assert all(same(one, other) for one, other in zip(played[number], alone, strict=True)), number
         agent.begin(0)
         forgetful += same(agent.act([observations[-1]])[0], alone[-1])
-    assert forgetful < sessions // 4  # else nothing was shown above
+    assert forgetful < SESSIONS // 4  # else nothing was shown above
     wait_until(lambda: server.health()["sessions"] == 0)
-    assert server.health()["steps"] >= sessions * STEPS
+    assert server.health()["steps"] >= SESSIONS * STEPS
 
 
 def test_an_episode_begins_anew_behind_the_same_prompt(server, token, observe, demonstrate):
@@ -167,6 +166,38 @@ def test_what_cannot_be_opened_is_said(server, token, demonstrate):
         assert server.health()["sessions"] == 1
 
 
+def test_a_refused_open_leaves_the_session_as_it_is(server, token, observe, demonstrate):
+    prompt, observations = inputs(1, observe, demonstrate)
+    wrong = {"observations": prompt["observations"], "actions": {}}
+    with Client(server.url, token) as client:
+        client.open("arm/reach", prompt)
+        expected = [client.act(observation) for observation in observations]
+        client.reset()
+        for observation, action, (source, given) in zip(
+            observations,
+            expected,
+            (("arm/raech", None), ("arm/push", wrong), ("text/plain", None), ("arm/push", "no")),
+            strict=True,
+        ):
+            with pytest.raises(RefusedError):
+                client.open(source, given)
+            assert same(client.act(observation), action)
+            assert server.health()["sessions"] == 1
+        # Nor does the client forget it: where the connection breaks, it is what is opened again.
+        client._connection.socket.shutdown(socket.SHUT_RDWR)
+        assert same(client.act(observations[0]), expected[0])
+        assert client.reconnected == 1
+        # And where it breaks while the server refuses.
+        client._connection.socket.shutdown(socket.SHUT_RDWR)
+        with pytest.raises(RefusedError):
+            client.open("arm/raech")
+        assert same(client.act(observations[0]), expected[0])
+        assert client.reconnected == 2
+        client.open("arm/push")
+        assert client.session["source"] == "arm/push"
+        assert server.health()["sessions"] == 1
+
+
 def test_strangers_are_refused(server, token):
     for wrong in (None, "x" * len(token), token + "x", ""):
         with pytest.raises(AuthenticationError, match="another token"):
@@ -189,6 +220,7 @@ def test_no_more_sessions_than_allowed(run, server, token):
         with pytest.raises(RefusedError, match="all 64 sessions") as refused:
             clients[-1].open("arm/reach")
         assert refused.value.code == "full"
+        clients[0].open("arm/push")  # in the place of its own
         clients[0].close()
         wait_until(lambda: server.health()["sessions"] == SESSIONS - 1)
         clients[-1].open("arm/reach")

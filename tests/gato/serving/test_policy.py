@@ -1,0 +1,67 @@
+"""Rows, prompts and compiled programs of a server, without the server."""
+
+from __future__ import annotations
+
+import logging
+
+import jax
+import numpy as np
+import pytest
+
+from gato.data_pipelines.episode import Episode
+from gato.data_pipelines.mixture import SourceConfig
+from gato.data_pipelines.store_writer import StoreWriter
+from gato.inference.agent import Agent
+from gato.serving.policy import Policy, Step
+from gato.serving.requests import OpenRequest, RequestError
+from gato.training.config import TrainConfig
+from gato.training.run_directory import prepare
+
+
+def test_nothing_is_compiled_after_warming(run, observe, demonstrate, caplog):
+    policy, rng = Policy(Agent.from_checkpoint(run), 2, run, temperature=0.0), np.random.default_rng(0)
+
+    def compiled():
+        messages = [record.getMessage() for record in caplog.records]
+        return [message for message in messages if message.startswith("Compiling") and "extend" in message]
+
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        policy.warm("arm/reach")
+        assert compiled()
+        caplog.clear()
+        # Prompts of any length; rows of four timesteps that fill at different times; one of them acts, or both.
+        for lengths in ((5, 1), (2, None)):
+            sessions = []
+            for count in lengths:
+                leaves = demonstrate(0)
+                prompt = {group: {k: v[:count] for k, v in leaves[group].items()} for group in leaves}
+                wanted = OpenRequest("arm/push", prompt if count else None, None, 0)
+                sessions.append(policy.open(wanted, policy.prompt(wanted)))
+            for acting in (sessions, sessions[:1], sessions[1:], *[sessions] * 6, *[sessions[1:]] * 5):
+                for action in policy.act([Step(session, observe(rng), None) for session in acting]):
+                    assert not isinstance(action, Exception)
+            for session in sessions:
+                policy.close(session)
+        assert not compiled()
+
+
+def test_prompts_by_name_do_without_the_stores_that_are_missing(run, tmp_path, demonstrate):
+    agent = Agent.from_checkpoint(run)
+    sources = tuple(
+        SourceConfig(path, prompt_timesteps=2, held_out_episodes=1) for path in (tmp_path / "push", run / "data")
+    )
+    folder = tmp_path / "run"
+    prepare(folder, TrainConfig(model=agent.meta.model, sources=sources, length=128, batch_size=2, steps=1))
+    policy = Policy(agent, 2, folder, temperature=0.0)
+    assert len(policy.prompt(OpenRequest("arm/push", "arm/reach", None, 0))) == 5
+    with pytest.raises(RequestError, match="no demonstration of 'arm/push'; send one"):
+        policy.prompt(OpenRequest("arm/push", "arm/push", None, 0))
+    with StoreWriter(
+        tmp_path / "push", "arm/push", agent.meta.sources["arm/push"].spec, {"task": "arm/push"}
+    ) as writer:
+        for seed in range(2):
+            leaves = demonstrate(seed)
+            about = {"episode_id": str(seed), "success": True}
+            writer.write(Episode(leaves["observations"], leaves["actions"], np.zeros(5, np.float32), metadata=about))
+    # It came back, and is found.
+    assert len(policy.prompt(OpenRequest("arm/push", "arm/push", None, 0))) == 5
