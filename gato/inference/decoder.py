@@ -132,6 +132,7 @@ class Decoder:
             return
         needed = int((memory.positions[rows] + memory.unread(rows)).max()) + action_tokens
         if needed > self.capacity:
+            needed = max(needed, self.capacity * 5 // 4)  # seldom: every program is compiled again
             self._cache = sampler.grow(
                 self._cache, init_cache(self._config, self._rows, _round_up(needed, CAPACITY_ROUNDING), self._params)
             )

@@ -25,6 +25,9 @@ from gato.training.checkpoint_meta import SourceMeta
 
 # Observations with text vary in length; rounding keeps the number of compiled shapes small.
 TEXT_ROUNDING = 16
+# Tokens of a timestep's texts that a row has room for from the start. With longer ones it grows: every program then
+# has to be compiled again.
+USUAL_TEXT = 32
 
 
 class AgentError(GatoError):
@@ -117,6 +120,7 @@ class Room:
       window: most timesteps behind the prompt in mode "window"; None: as many as fit.
       prompts: what of a demonstration is shown.
       step: tokens of a timestep without its texts, which are not known yet.
+      text: tokens that its texts usually have at most.
     """
 
     mode: Mode
@@ -124,6 +128,7 @@ class Room:
     window: int | None
     prompts: PromptRules
     step: int
+    text: int
 
     @staticmethod
     def of(
@@ -155,15 +160,17 @@ class Room:
             raise AgentError(f"reset: memory_tokens must be at least {step}, one timestep of this spec; got {tokens}")
         budget = prompt_budget(row, memory, prompt_tokens, tokens)
         timesteps = source.prompt_timesteps if prompt_tokens is None else None
-        return Room(memory, tokens, window, PromptRules(budget, timesteps, prompt_part), step)
+        text = USUAL_TEXT * has_text(source.spec)
+        return Room(memory, tokens, window, PromptRules(budget, timesteps, prompt_part), step, text)
 
     @property
     def expected(self) -> int:
         """Most tokens of a row (of a token's sight) as long as no text is long."""
         if self.mode != "window" or self.window is None:
             return self.tokens
-        prompt = min(self.prompts.tokens, (self.prompts.timesteps or self.tokens) * self.step)
-        return min(self.tokens, prompt + self.window * self.step)
+        step = self.step + self.text
+        prompt = min(self.prompts.tokens, (self.prompts.timesteps or self.tokens) * step)
+        return min(self.tokens, prompt + self.window * step)
 
 
 def prompt_budget(row: int, memory: Mode, asked: int | None = None, tokens: int | None = None) -> int:

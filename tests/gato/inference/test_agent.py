@@ -298,6 +298,26 @@ def test_a_long_text_widens_the_call_that_reads_it_and_no_other(make_agent, kind
     assert not [record for record in caplog.records if record.getMessage().startswith("Compiling")]
 
 
+def test_rows_have_room_for_usual_texts_from_the_start(make_agent, kinds, observe_spec, demonstration, monkeypatch):
+    """A cache that grows compiles every program again."""
+    grown, grow = [], sampler.grow
+    monkeypatch.setattr(sampler, "grow", lambda *caches: grown.append(1) or grow(*caches))
+    agent, observation = make_agent(window=1), observe_spec(kinds["grid/reader"], np.random.default_rng(0))
+    shown = demonstration(kinds["grid/reader"], steps=2, seed=0)
+
+    def play(words):
+        mission = " ".join(["go"] * words)
+        shown.observations["mission"] = [mission] * 2
+        agent.reset("grid/reader", prompts=[shown])
+        agent.act([observation | {"mission": mission}])
+
+    for words in (1, 9, 25):
+        play(words)
+    assert not grown
+    play(70)
+    assert grown
+
+
 def test_without_text_every_call_is_as_wide_as_its_tokens(make_agent, kinds, observe_spec, widths):
     agent, rng = make_agent(window=1), np.random.default_rng(0)
     agent.reset("arm/reach", batch=1)
