@@ -35,7 +35,7 @@ from gato.inference.memory import Memory, Mode
 from gato.inference.observations import split_actions, stack_observations
 from gato.inference.prompt import PromptPart, tokenize_prompt
 from gato.inference.sampling import Sampling
-from gato.inference.session import AgentError, Room, Session, check_layout, common_source, has_text
+from gato.inference.session import AgentError, Room, Session, check_layout, common_source
 from gato.inference.stream import TextStream
 from gato.model.layers import unrolled
 from gato.recipes.recipe import get_recipe
@@ -47,9 +47,6 @@ from gato.training.checkpoint import load_for_inference
 from gato.training.checkpoint_meta import CheckpointMeta, SourceMeta
 
 __all__ = ["Agent", "AgentError"]
-
-# Tokens of text for which a timestep has room, so that it is read in one call.
-EXPECTED_TEXT = 32
 
 
 class Agent:
@@ -177,7 +174,7 @@ class Agent:
                 batch,
                 room.expected,
                 ring=memory == "memory",
-                timestep=self.tokenizer.tokens_per_timestep(common.spec, EXPECTED_TEXT * has_text(common.spec)),
+                timestep=room.step + room.text,
             ),
             conditions=Conditions([self.recipe.conditioning(values) for values in statistics]),
             draws=np.zeros((batch, 2), np.uint32),

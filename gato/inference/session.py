@@ -25,8 +25,8 @@ from gato.training.checkpoint_meta import SourceMeta
 
 # Observations with text vary in length; rounding keeps the number of compiled shapes small.
 TEXT_ROUNDING = 16
-# Tokens of a timestep's texts that a row has room for from the start. With longer ones it grows: every program then
-# has to be compiled again.
+# Tokens of a timestep's texts that a row, and the call that reads a timestep, have room for from the start. With longer
+# ones the row grows, and every program has to be compiled again.
 USUAL_TEXT = 32
 
 
