@@ -99,27 +99,6 @@ def constrain(x: jax.Array, mesh: Mesh | None, *names: str) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, partition(names, x.shape, mesh)))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def gathered(table: jax.Array, mesh: Mesh | None, rows: str) -> jax.Array:
-    """A table [`rows`, "embed"] whose width fsdp has split, with its whole width on every device.
-
-    Its gradient goes back to where the table lies: each device gets the sum of its own part only. The derivative of
-    `constrain` alone would make it whole first, a sum of everything for everybody.
-    """
-    return constrain(table, mesh, rows, "features")
-
-
-def _gathered_forward(table: jax.Array, mesh: Mesh | None, rows: str) -> tuple[jax.Array, None]:
-    return gathered(table, mesh, rows), None
-
-
-def _gathered_backward(mesh: Mesh | None, rows: str, _: None, gradient: jax.Array) -> tuple[jax.Array]:
-    return (constrain(gradient, mesh, rows, "embed"),)
-
-
-gathered.defvjp(_gathered_forward, _gathered_backward)
-
-
 def param_shardings(config: ModelConfig, mesh: Mesh) -> Any:
     """A `NamedSharding` for every parameter, in the structure of `init_params`."""
     from gato.model.transformer import boxed_params  # the model imports this file

@@ -14,7 +14,7 @@ from gato.model.config import ModelConfig
 from gato.model.groups import by_group
 from gato.model.patches import PatchEncoder
 from gato.model.smooth import fourier_rows
-from gato.sharding import gathered
+from gato.sharding import constrain
 from gato.tokenizers.image import evaluation_table
 from gato.tokenizers.token_sequence import ACTION_POSITION
 
@@ -74,14 +74,18 @@ class Embedding(nn.Module):
     def logits(self, hidden: jax.Array, lo: int = 0, hi: int | None = None) -> jax.Array:
         """[..., D] -> float32 logits [..., hi - lo] of the ids lo .. hi-1 (static)."""
         dtype = jnp.dtype(self.config.dtype)
-        rows_VD = gathered(self.table[lo:hi].astype(dtype), self.mesh, "vocabulary")
+        rows_VD = self._whole(self.table)[lo:hi].astype(dtype)
         return jnp.einsum("...d,vd->...v", hidden.astype(dtype), rows_VD, preferred_element_type=jnp.float32)
 
     def _read(self, table: jax.Array, index: jax.Array) -> jax.Array:
         dtype = jnp.dtype(self.config.dtype)
-        # Whole, because the axis that splits the table also splits the tokens that read it.
-        rows = gathered(table, self.mesh, "vocabulary" if table is self.table else "positions")
-        return jnp.take(rows, index, axis=0, mode="clip").astype(dtype) * jnp.asarray(self.config.width**0.5, dtype)
+        return jnp.take(self._whole(table), index, axis=0, mode="clip").astype(dtype) * jnp.asarray(
+            self.config.width**0.5, dtype
+        )
+
+    def _whole(self, table: jax.Array) -> jax.Array:
+        """Gathers the width of a table that fsdp has split: its axis also splits the tokens that read the table."""
+        return constrain(table, self.mesh, "vocabulary" if table is self.table else "positions", "features")
 
     def _patch_position(self, intervals_BL4: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
         """Row and column in 0 .. 127: a uniform integer of the interval in training, its rounded mean in evaluation."""

@@ -113,7 +113,7 @@ def whole_leaves(state):
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         print(f"{name:<90}{leaf.shape!s:<24}{leaf.sharding.spec}")
-        split_over = [axis for axes in leaf.sharding.spec for axis in axes or ()]
+        split_over = [axis for axes in leaf.sharding.spec for axis in ([axes] if isinstance(axes, str) else axes or ())]
         divides = any(size % leaf.sharding.mesh.shape["fsdp"] == 0 for size in leaf.shape)
         if "fsdp" not in split_over and divides and math.prod(leaf.shape) > SMALL:
             whole.append(name)
