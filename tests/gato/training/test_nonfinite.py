@@ -118,7 +118,7 @@ def test_two_processes_skip_the_same_step_also_where_a_trace_ends(train_config, 
     config = train_config.replace(on_nonfinite="skip")
     before, run = HEAVY.format(episode=episode, profile=(steps[0] - 1, steps[0])), tmp_path / "run"
     with start_training(config, run, tmp_path / "logs", count=2, before=before) as pair:
-        assert pair.wait(120) == [0, 0], pair.everything()
+        assert pair.wait() == [0, 0], pair.everything()
     found = [[line for line in pair.output(n).splitlines() if line.startswith("found: ")] for n in (0, 1)]
     assert found[0] == found[1]
     assert [int(line.split()[1]) for line in found[0]] == steps
@@ -136,7 +136,7 @@ def test_two_processes_stop_at_the_same_step(train_config, spoiled, tmp_path):
     before, run = HEAVY.format(episode=episode, profile=None), tmp_path / "run"
     config = train_config.replace(checkpoint_every=2)
     with start_training(config, run, tmp_path / "logs", count=2, before=before) as pair:
-        assert pair.wait(120) == [2, 2], pair.everything()
+        assert pair.wait() == [2, 2], pair.everything()
     for number in (0, 1):
         assert f"gato: step {steps[0]}: the loss is " in pair.output(number)
         assert f"episode {episode} of rooms" in pair.output(number)
