@@ -249,13 +249,13 @@ def _unusable(answer: Answer, leaves: Mapping[str, LeafSpec]) -> str:
     if not abs(answer.reward) <= np.finfo(np.float32).max:  # NaN is not, either
         return f"the reward is {answer.reward}"
     for path, leaf in leaves.items():
-        value = answer.observation[path]
+        value, limit = answer.observation[path], leaf.values or 0
         if leaf.modality == "text":
             value.encode()  # UnicodeEncodeError where a file or a page was decoded badly
         elif leaf.modality == "continuous" and not np.isfinite(value).all():
             return f"observation {path!r} holds NaN or infinity"
-        elif leaf.modality == "discrete" and not ((np.asarray(value) >= 0) & (np.asarray(value) < leaf.values)).all():
-            return f"observation {path!r} holds a value outside 0..{(leaf.values or 0) - 1}"
+        elif leaf.modality == "discrete" and not ((np.asarray(value) >= 0) & (np.asarray(value) < limit)).all():
+            return f"observation {path!r} holds a value outside 0..{limit - 1}"
     return ""
 
 
