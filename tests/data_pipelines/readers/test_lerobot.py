@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tracemalloc
 from fractions import Fraction
 from pathlib import Path
@@ -182,6 +183,9 @@ def with_av1(folder: Path) -> Path:
     frames = [frame(episode, step) for episode, length in enumerate(LENGTHS) for step in range(length)]
     video = folder / f"videos/{CAMERA}/chunk-000/file-000.mp4"
     write_video(video, frames, encoder=AV1)
+    if hasattr(os, "sched_setscheduler"):
+        # As root, this encoder leaves its caller, and so every thread and process begun later, real-time priority.
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     with av.open(str(video)) as container:
         assert container.streams.video[0].codec_context.name in ("libdav1d", "av1", "libaom-av1")
     return folder
