@@ -64,8 +64,9 @@ def batch_flops(config: ModelConfig, batch: Mapping[str, np.ndarray]) -> float:
     """
     rows, length = batch["ids"].shape
     groups = len(batch["patches"])
+    targets = int(np.count_nonzero(batch["target_weight"]))
     patches = int(batch["patch_index"].reshape(groups, -1).max(axis=1).sum()) + groups  # numbered from 0 in each
-    return train_flops(config, rows, length, int(np.count_nonzero(batch["target_weight"])), patches)
+    return train_flops(config, rows, length, targets, patches)
 
 
 def _patch_flops(config: ModelConfig) -> int:
