@@ -233,6 +233,11 @@ class Agent:
             if seeds is not None:
                 session.draws[row] = seeds[i], 0
 
+    def compile(self, rows: Sequence[int]) -> None:
+        """Compiles what so many rows need for prompts of any length; nothing is read."""
+        session = self._active()
+        session.decoder.compile(session.memory, np.asarray(rows, np.int32))
+
     def act(
         self,
         observations: Sequence[Observation | None],

@@ -165,8 +165,7 @@ class Policy:
                     if isinstance(result, GatoError):
                         raise result
             # The length of a prompt, and of what is read again of a full row, decide which chunks are read.
-            batch = sessions[0].pool.agent._active()
-            batch.decoder.compile(batch.memory, np.array(sorted(session.row for session in sessions), np.int32))
+            sessions[0].pool.agent.compile(sorted(session.row for session in sessions))
             for session in sessions:
                 self.close(session)
             count = (1 << (count - 1).bit_length()) // 2
