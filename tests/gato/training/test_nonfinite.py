@@ -111,6 +111,7 @@ trainer.train = functools.partial(trainer.train, profile_steps={profile})
 """
 
 
+@pytest.mark.slow
 def test_two_processes_skip_the_same_step_also_where_a_trace_ends(train_config, spoiled, tmp_path):
     """At the end of a trace the devices are waited for, and what is not finite is looked into then: by both, or what
     one computes for that would meet the next step of the other, and neither would ever end."""
