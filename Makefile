@@ -15,7 +15,7 @@ quickstart: $(VENV)/.installed ## demonstrations -> tokens -> training -> prompt
 	$(BIN)/gato quickstart $(ARGS)
 
 test: lint ## format, lint, types and the fast tests (what .ci/run calls)
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses=auto $(ARGS)
 
 test-slow: $(VENV)/.installed-dev ## the tests marked slow (one needs the Debian package `chromium`)
 	$(BIN)/pytest -m slow $(ARGS)

@@ -35,20 +35,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from result_file import write_result
+from untrained import untrained_agent
 
 from gato.data_pipelines.episode import Episode
 from gato.inference.agent import Agent
 from gato.inference.sampling import Sampling, fold_each, sample
 from gato.model.config import ModelConfig
-from gato.model.layers import unrolled
-from gato.model.presets import preset
-from gato.model.transformer import GatoModel, init_params
-from gato.recipes.recipe import get_recipe
+from gato.model.transformer import GatoModel
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
-from gato.tokenizers.text import TextTokenizer
 from gato.tokenizers.token_sequence import NO_POSITION
 from gato.tokenizers.vocabulary import Vocabulary
-from gato.training.checkpoint_meta import CheckpointMeta
 
 OBSERVED, ACTION = 17, 6
 READ = OBSERVED + 2  # the last action's pending token, the observation, the separator
@@ -177,7 +173,6 @@ def main() -> None:
     args = parser.parse_args()
     if args.context < READ - 1 + ACTION:
         parser.error(f"--context must be at least {READ - 1 + ACTION}: one timestep")
-    vocabulary, text = Vocabulary(), TextTokenizer.default().model_bytes
     rates = {dtype: product_rate(dtype) for dtype in args.dtypes}
     read = bandwidth()
     repeats = 2 if args.quick else args.repeats
@@ -191,13 +186,9 @@ def main() -> None:
     rows = []
     for position in args.positions:
         for dtype in args.dtypes:
-            config = preset(args.preset, vocabulary, position=position, dtype=dtype, **changes)
-            params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
-            plain = uncached(*unrolled(config, params), args.context, vocabulary)
-            meta = CheckpointMeta(
-                config, vocabulary, text, "gato", get_recipe("gato").layout, sources={}, length=2 * args.context
-            )
-            agent = Agent(params, meta)
+            agent = untrained_agent(args.preset, {}, 2 * args.context, position=position, dtype=dtype, **changes)
+            config = agent.meta.model
+            plain = uncached(config, agent.params, args.context, agent.meta.vocabulary)
             for batch in args.batches:
                 first, best = measure(agent, batch, args.context, repeats)
                 floors = floor(config, batch, args.context, read, rates[dtype])

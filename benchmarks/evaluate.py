@@ -19,29 +19,16 @@ from typing import Any
 
 import jax
 from result_file import write_result
+from untrained import untrained_agent
 
 from gato.data_pipelines.environments.registry import get_task
 from gato.data_pipelines.worker_process import cores
 from gato.evaluation.jobs import environment_spec
 from gato.evaluation.simulators import Answer, Begin, InProcess, InProcesses, Place, Simulators, Step
 from gato.inference.agent import Agent
-from gato.model.presets import preset
-from gato.model.transformer import init_params
-from gato.recipes.recipe import get_recipe
-from gato.tokenizers.text import TextTokenizer
-from gato.tokenizers.vocabulary import Vocabulary
-from gato.training.checkpoint_meta import CheckpointMeta, SourceMeta
+from gato.training.checkpoint_meta import SourceMeta
 
 REPEATS = 3
-
-
-def untrained_agent(name: str, task: str, window: int | None) -> Agent:
-    text = TextTokenizer.default()
-    vocabulary = Vocabulary(text.size)
-    config, recipe = preset(name, vocabulary), get_recipe("gato")
-    sources = {task: SourceMeta(environment_spec(task), task, window)}
-    meta = CheckpointMeta(config, vocabulary, text.model_bytes, recipe.name, recipe.layout, sources, length=1024)
-    return Agent(jax.jit(init_params, static_argnums=0)(config, jax.random.key(0)), meta)
 
 
 class Loop:
@@ -84,7 +71,8 @@ def main() -> None:
     steps = 20 if args.quick else args.steps
     if steps > get_task(args.task).max_steps:
         parser.error(f"--steps: an episode of {args.task} has {get_task(args.task).max_steps}")
-    agent = untrained_agent(args.preset, args.task, args.window)
+    source = SourceMeta(environment_spec(args.task), args.task, args.window)
+    agent = untrained_agent(args.preset, {args.task: source})
     place = Place(args.task, get_task(args.task).make)
     rows = []
     print(f"{args.task}, {args.preset}, window {args.window}, {cores()} cores ({jax.devices()[0].device_kind})")

@@ -31,43 +31,20 @@ def observation() -> dict[str, np.ndarray]:
     return {"state": np.linspace(-1, 1, OBSERVED)}
 
 
-def make_agent(name: str, layers: int | None) -> Any:
-    """An agent with random weights."""
-    import jax
+def hold(pipe: Connection, name: str, layers: int | None, most: int) -> None:
+    """The process with the agent: acts by itself when it is told ``(sessions, seconds)``, serves when told None."""
+    # Only this process needs JAX.
+    from untrained import untrained_agent
 
-    from gato.inference.agent import Agent
-    from gato.model.presets import preset
-    from gato.model.transformer import init_params
-    from gato.recipes.recipe import get_recipe
+    from gato.serving.policy import Policy
+    from gato.serving.server import Server
     from gato.tokenizers.spec import EpisodeSpec, LeafSpec
-    from gato.tokenizers.text import TextTokenizer
-    from gato.tokenizers.vocabulary import Vocabulary
-    from gato.training.checkpoint_meta import CheckpointMeta, SourceMeta
+    from gato.training.checkpoint_meta import SourceMeta
 
-    text = TextTokenizer.default()
-    vocabulary = Vocabulary(text.size)
-    config = preset(name, vocabulary, **({"layers": layers} if layers else {}))
     spec = EpisodeSpec.of(
         {"state": LeafSpec("continuous", (OBSERVED,))}, LeafSpec("continuous", (ACTION,), low=-1.0, high=1.0)
     )
-    meta = CheckpointMeta(
-        model=config,
-        vocabulary=vocabulary,
-        text_model=text.model_bytes,
-        recipe="gato",
-        layout=get_recipe("gato").layout,
-        sources={SOURCE: SourceMeta(spec, SOURCE)},
-        length=LENGTH,
-    )
-    return Agent(jax.jit(init_params, static_argnums=0)(config, jax.random.key(0)), meta)
-
-
-def hold(pipe: Connection, name: str, layers: int | None, most: int) -> None:
-    """The process with the agent: acts by itself when it is told ``(sessions, seconds)``, serves when told None."""
-    from gato.serving.policy import Policy
-    from gato.serving.server import Server
-
-    agent = make_agent(name, layers)
+    agent = untrained_agent(name, {SOURCE: SourceMeta(spec, SOURCE)}, LENGTH, **({"layers": layers} if layers else {}))
     while (order := pipe.recv()) is not None:
         sessions, seconds = order
         agent.reset(SOURCE, batch=sessions, memory="memory")

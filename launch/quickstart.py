@@ -76,9 +76,6 @@ class Quickstart:
 
     def run(self) -> None:
         """Runs the stages that are not finished. Raises Stopped, GatoError, KeyboardInterrupt."""
-        if not self.journal.is_finished("collect"):
-            # Before a stage begins: the journal of one would keep the refused budget.
-            self.check_budget()
         for index, (name, stage) in enumerate(self.stages.items(), 1):
             head = f"[bold]{index}/{len(self.stages)} {name}[/]"
             if self.journal.is_finished(name):
@@ -105,7 +102,7 @@ class Quickstart:
 
     def check_budget(self) -> None:
         """Raises BudgetError, which names one that is enough, if the stages around the training take all of it."""
-        if self.training_seconds() < SHORTEST_TRAINING:
+        if not self.journal.is_finished("collect") and self.training_seconds() < SHORTEST_TRAINING:
             needed = self.budget - self.training_seconds() + SHORTEST_TRAINING
             raise BudgetError(
                 f"--budget={self.budget:.0f}s leaves no time to train beside collecting and evaluating; "
@@ -192,9 +189,15 @@ def collected_texts(folder: Path) -> Iterator[str]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs or continues the quickstart; returns the exit status of an interruption, else 0."""
+
+    def opened() -> Quickstart:
+        return Quickstart(arguments.out, arguments.budget, arguments.seed)
+
+    # Before the directory is made and a journal keeps the budget: a refused one leaves nothing.
+    opened().check_budget()
     try:
         with only_one(arguments.out, "quickstart"):
-            quickstart = Quickstart(arguments.out, arguments.budget, arguments.seed)
+            quickstart = opened()  # anew: the one that was waited for has written its journal
             quickstart.run()
     except Stopped as stopped:
         print("interrupted; run the same command again to go on", file=sys.stderr)
