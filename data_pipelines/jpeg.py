@@ -1,6 +1,7 @@
 """JPEG files in the store: camera images are kept as they came, or encoded once at a quality that hides nothing.
 
-Pillow (libjpeg-turbo) decodes; it stops at damage where other readers fill the rest with grey.
+simplejpeg decodes: the values of Pillow (both are libjpeg-turbo) in half its time for small images. It refuses every
+file that libjpeg warns of, where Pillow takes damaged pixels for good.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+import simplejpeg
+from PIL import Image
 
 QUALITY = 95  # with 4:4:4 chroma
 
@@ -33,15 +35,17 @@ def decode(file: bytes, shape: tuple[int, ...]) -> np.ndarray:
     Raises:
       ValueError: it is no JPEG file, is damaged, or has another size.
     """
+    if not is_jpeg(file):
+        raise ValueError(f"no JPEG file ({len(file)} bytes)")
+    channels = "GRAY" if shape[2] == 1 else "RGB"
     try:
-        with Image.open(io.BytesIO(file), formats=("JPEG",)) as image:
-            wanted = "L" if shape[2] == 1 else "RGB"
-            if (image.height, image.width) != shape[:2]:
-                raise ValueError(f"an image of {image.height}x{image.width}, the spec says {shape[0]}x{shape[1]}")
-            if image.mode != wanted:
-                raise ValueError(f"a {image.mode} image, the spec says {shape[2]} channels")
-            return np.asarray(image).reshape(shape)
-    except UnidentifiedImageError:
-        raise ValueError(f"no JPEG file ({len(file)} bytes)") from None
-    except (OSError, SyntaxError) as error:
+        height, width, stored, _ = simplejpeg.decode_jpeg_header(file)
+        image = simplejpeg.decode_jpeg(file, channels) if (height, width) == shape[:2] else None
+    except ValueError as error:
         raise ValueError(f"a damaged JPEG file: {error}") from error
+    if image is None:
+        raise ValueError(f"an image of {height}x{width}, the spec says {shape[0]}x{shape[1]}")
+    # Other kinds (CMYK) would be converted in silence.
+    if stored not in (["Gray"] if shape[2] == 1 else ["YCbCr", "RGB"]):
+        raise ValueError(f"a {stored} image, the spec says {shape[2]} channels")
+    return image
