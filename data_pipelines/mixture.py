@@ -52,6 +52,11 @@ class SourceConfig:
     expert_filter: float | None = 0.8
     held_out_episodes: int = 0
 
+    def learned(self) -> np.ndarray:
+        """Bool [kinds], in the order of `KINDS`: the kinds of token of `loss_kinds`."""
+        chosen = set(KINDS if self.loss_kinds is None else self.loss_kinds)
+        return np.array([kind in chosen for kind in KINDS])
+
 
 def split_episodes(store: Store, config: SourceConfig, seed: int) -> dict[Split, np.ndarray]:
     """The store's episodes that pass the filter, in two disjoint parts: int64, ascending indices into the store.
@@ -97,8 +102,7 @@ class Source:
         self.name = self.store.name
         document = self.store.spec.kind == "document"
         self._check_loss(tokenizer)
-        learned = set(KINDS if config.loss_kinds is None else config.loss_kinds)
-        self.learned = np.array([kind in learned for kind in KINDS])
+        self.learned = config.learned()
         self.index = TokenIndex(self.store, tokenizer, self.learned)
         self._check(document, length)
         self.episodes = split_episodes(self.store, config, seed)

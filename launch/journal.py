@@ -46,7 +46,7 @@ class Journal:
             found = json.loads(self._path.read_text())
             self.seconds, self._finished = dict(found["stages"]), list(found["finished"])
             self.notes, before = dict(found["notes"]), found["settings"]
-        except (json.JSONDecodeError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise JournalError(f"{self._path}: cannot be read ({error!r}); delete it or give another --out") from error
         for name, value in self._settings.items():
             if before.get(name) != value:
@@ -65,10 +65,14 @@ class Journal:
         before, began = self.seconds.get(name, 0.0), time.monotonic()
         try:
             yield
-            self._finished.append(name)
-        finally:
+        except BaseException:
             self.seconds[name] = round(before + time.monotonic() - began, 2)
-            self.write()
+            with contextlib.suppress(OSError):  # a full disk: the error that says so is under way
+                self.write()
+            raise
+        self.seconds[name] = round(before + time.monotonic() - began, 2)
+        self._finished.append(name)
+        self.write()
 
     def write(self) -> None:
         """Writes the file, atomically."""

@@ -143,7 +143,11 @@ class Quickstart:
 
     def training_config(self) -> TrainConfig:
         """The experiment `configs/quickstart.py` on this run's data, with this run's seed."""
-        return train_config(load_config(f"quickstart:{self.out.absolute()}", [f"seed={self.seed}"]))
+        import jax
+
+        config = train_config(load_config(f"quickstart:{self.out.absolute()}", [f"seed={self.seed}"]))
+        devices = jax.device_count()
+        return config.replace(batch_size=-(-config.batch_size // devices) * devices)
 
     def evaluate(self) -> None:
         from gato.evaluation.evaluate import evaluate

@@ -46,7 +46,8 @@ class LeafSpec:
         for name in ("low", "high"):
             bound = getattr(self, name)
             if bound is not None and not isinstance(bound, (int, float)):
-                object.__setattr__(self, name, tuple(float(b) for b in np.ravel(bound)))
+                ends = np.asarray(bound, np.float64)
+                object.__setattr__(self, name, tuple(ends.ravel().tolist()) if ends.ndim else float(ends))
         if self.modality not in MODALITIES:
             raise SpecError(f"modality {self.modality!r} is not one of {', '.join(MODALITIES)}")
         if self.modality == "discrete" and (self.values is None or self.values < 1):
@@ -55,6 +56,12 @@ class LeafSpec:
             raise SpecError(f"an image leaf needs shape (height, width, 1 or 3), got {self.shape}")
         if (self.low is None) != (self.high is None):
             raise SpecError(f"a range needs both ends, got low={self.low}, high={self.high}")
+        for name in ("low", "high"):
+            bound = getattr(self, name)
+            if isinstance(bound, tuple) and len(bound) not in (1, self.size):
+                raise SpecError(
+                    f"{name} has {len(bound)} values, a leaf of shape {self.shape} needs one or {self.size}"
+                )
         if self.low is not None and not np.all(np.asarray(self.low) < np.asarray(self.high)):
             raise SpecError(f"low must be below high, got low={self.low}, high={self.high}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -44,6 +45,10 @@ def write_token_samples(run: Path) -> Path:
             store.spec,
             {name: np.asarray(values) for name, values in recipe.derive(episode).items()} or None,
         )
+        # As the training weighs them, see `token_cache.TokenCache`.
+        weight = source.loss_weight * recipe.episode_weight(episode)
+        factors = np.where(source.learned(), weight, 0.0)[sequence.kinds]
+        sequence = dataclasses.replace(sequence, loss_weight=sequence.loss_weight * factors.astype(np.float32))
         described.append(describe_tokens(store.name, sequence.slice(0, steps), meta.vocabulary, text))
     path = run / "evaluation" / "tokens.json"
     path.parent.mkdir(exist_ok=True)

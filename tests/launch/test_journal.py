@@ -44,8 +44,9 @@ def test_another_runs_directory_is_refused(tmp_path: Path) -> None:
         Journal(tmp_path, {"seed": 1, "budget": 60})
 
 
-def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text("{")
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_damaged_journal_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / FILE).write_text(content)
     with pytest.raises(JournalError, match=r"timings\.json: cannot be read"):
         Journal(tmp_path, {})
 
@@ -56,3 +57,11 @@ def test_what_the_report_reads(tmp_path: Path) -> None:
     content = json.loads((tmp_path / FILE).read_text())
     assert set(content["stages"]) == {"collect"}
     assert content["machine"]["cores"] >= 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_does_not_hide_what_it_stopped(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, {})
+    (tmp_path / FILE).with_suffix(".tmp").symlink_to("/dev/full")
+    with pytest.raises(ValueError, match="3 MB are needed"), journal.stage("collect"):
+        raise ValueError("3 MB are needed")

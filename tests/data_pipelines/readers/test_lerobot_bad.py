@@ -197,7 +197,7 @@ def test_without_the_words_of_the_tasks_nothing_is_imported(tmp_path, imported, 
     folder = write(tmp_path / "towels")
     (file,) = (folder / "meta").glob("tasks.*")
     file.unlink()
-    with pytest.raises(SourceError, match=r"meta/tasks\.\w+: cannot be read: .*No such file"):
+    with pytest.raises(SourceError, match=r"meta/tasks\.\w+: cannot be read: "):
         imported(folder)
 
 
