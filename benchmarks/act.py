@@ -11,8 +11,9 @@ The floor of a call is the sum over its six passes of the longest of
   - bytes of the weights that a pass reads over the memory bandwidth,
   - its FLOPs over the rate of a large matrix product of the same dtype,
   - and (*with cache*) bytes of the weights and of the rows' keys and values over the bandwidth,
-both rates measured in this run. *uncached* runs the whole context forward for each of the six tokens, one row. *prompt*
-is the rate at which one row reads a prompt of the context's length. *first* is the first call, with its compilation.
+both rates measured in this run. *uncached* runs the whole context forward for each of the six tokens, one row; *times*
+is what the cache gains. *prompt* is the rate at which one row reads a prompt of the context's length. *first* is the
+first call, with its compilation.
 Other programs can only make a call longer: the best of the repeats counts.
 """
 
@@ -79,22 +80,26 @@ def product_rate(dtype: str) -> float:
     return 2 * 2048**3 / seconds(lambda: product(matrix, matrix), 3)
 
 
-def floor(config: ModelConfig, batch: int, context: int, bytes_a_second: float, flops_a_second: float) -> list[float]:
-    """Seconds of a call at best, without and with reading the cache."""
+def weights_read(config: ModelConfig) -> int:
+    """Numbers that a pass reads: the blocks, and the head of one leaf's bins."""
     inner = config.heads * config.head_dim
     block = 4 * config.width * inner + config.width * config.hidden // 2 * 3
-    weights = config.layers * block + config.continuous_bins * config.width
+    return config.layers * block + config.continuous_bins * config.width
+
+
+def floor(config: ModelConfig, batch: int, context: int, bytes_a_second: float, flops_a_second: float) -> list[float]:
+    """Seconds of a call at best, without and with reading the cache."""
+    inner, weights = config.heads * config.head_dim, weights_read(config)
     size = jnp.dtype(config.dtype).itemsize
     xl = config.position == "transformer_xl"
     attention = config.layers * context * inner * (6 if xl else 4)
     cache = config.layers * context * inner * size * (2 * batch + xl)
+    head = config.continuous_bins * config.width
     result = []
     for cached in (0, cache):
         result.append(0.0)
         for tokens in (READ, *(1,) * (ACTION - 1)):
-            flops = batch * (
-                tokens * (2 * config.layers * block + attention) + 2 * config.continuous_bins * config.width
-            )
+            flops = batch * (tokens * (2 * (weights - head) + attention) + 2 * head)
             result[-1] += max((weights * size + cached) / bytes_a_second, flops / flops_a_second)
     return result
 
@@ -180,14 +185,16 @@ def main() -> None:
     name = f"{args.preset}, 2 layers" if args.quick else args.preset
     print(f"{name}, context {args.context}, one thread ({jax.devices()[0].device_kind}); the machine reads", end=" ")
     print(f"{read / 1e9:.1f} GB/s,", ", ".join(f"{dtype} {rate / 1e9:.0f} GFLOP/s" for dtype, rate in rates.items()))
-    print(f"{'floor':>53s}{'with cache':>18s}{'uncached':>18s}{'prompt':>17s}{'first':>9s}")
+    print(f"{'floor':>53s}{'with cache':>18s}{'uncached':>18s}{'prompt':>18s}{'first':>9s}")
     print("position        dtype     batch  actions/s  actions/s  share  actions/s  share", end="")
-    print("  actions/s  tokens/s         seconds")
+    print("  actions/s  times    tokens/s  seconds")
     rows = []
     for position in args.positions:
         for dtype in args.dtypes:
             agent = untrained_agent(args.preset, {}, 2 * args.context, position=position, dtype=dtype, **changes)
             config = agent.meta.model
+            size = weights_read(config) * jnp.dtype(dtype).itemsize
+            print(f"{position}, {dtype}: a token reads {size / 1e6:.0f} MB of weights, {1e3 * size / read:.1f} ms")
             plain = uncached(config, agent.params, args.context, agent.meta.vocabulary)
             for batch in args.batches:
                 first, best = measure(agent, batch, args.context, repeats)
@@ -216,9 +223,10 @@ def _line(row: dict[str, Any]) -> str:
     line = f"{row['position']:14s}  {row['dtype']:8s}  {row['batch']:5d}  {rate:9.1f}"
     line += f"  {floor:9.1f}  {rate / floor:5.2f}  {with_cache:9.1f}  {rate / with_cache:5.2f}"
     if "prompt_tokens_per_second" in row:
-        line += f"  {row['actions_per_second_uncached'][0]:9.3f}  {row['prompt_tokens_per_second']:15.0f}"
+        plain = row["actions_per_second_uncached"][0]
+        line += f"  {plain:9.3f}  {rate / plain:5.1f}  {row['prompt_tokens_per_second']:10.0f}"
     else:
-        line += " " * 28
+        line += " " * 30
     return f"{line}  {row['first_call_seconds']:7.1f}"
 
 

@@ -23,9 +23,9 @@ INTRODUCTION = """# Quickstart: measured results
 
 `make quickstart` in a clean clone with an empty environment, then `gato quickstart --seed 1 --out runs/seed1` and so
 on, each with nothing else running. 20 episodes a task on seeds that no demonstration used, prompted with held-out
-demonstrations. The installation comes on top, once. *Specialists*: a small network for each task, trained on up to 60,000
-timesteps of the same demonstrations (Breakout and Sokoban have more). Why things are as they are, with what was tried:
-[quickstart_choices.md](quickstart_choices.md).
+demonstrations. The installation comes on top, once. *Specialists*: a small network for each task, trained on up to
+60,000 timesteps of the same demonstrations (Breakout and Sokoban have more). Why things are as they are, with what was
+tried: [quickstart_choices.md](quickstart_choices.md).
 """
 Summary = dict[str, Any]
 STAGES = ("collect", "tokenizer", "train", "evaluate", "report")
