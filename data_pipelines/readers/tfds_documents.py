@@ -152,7 +152,7 @@ def _strings(value: Any, label: Any, where: str) -> Iterator[str]:
         for entry in value:
             yield from _strings(entry, label, where)
     elif label is not None:
-        yield label(int(value))
+        yield label(int(value)) if value >= 0 else ""  # -1 where there is none, e.g. in a test split
     else:
         yield value if isinstance(value, str) else decoded(bytes(value), where)
 

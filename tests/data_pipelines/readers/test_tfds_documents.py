@@ -58,6 +58,17 @@ def test_empty_texts_are_counted_and_pairs_need_pictures(tmp_path, imported, des
         imported(described(folder), dest="five")
 
 
+def test_a_label_that_is_not_known_is_an_empty_text(tmp_path, imported):
+    """TFDS writes -1 where a split has no labels."""
+    from tensorflow_datasets.core import features as f
+
+    features = f.FeaturesDict({"label": f.ClassLabel(names=["cat", "dog"])})
+    examples = [{"label": number} for number in (1, -1, 0)]
+    store = imported(tfds_files.write(tmp_path / "d", "pets", None, features, examples))
+    assert [store.episode(k).observations["text"] for k in range(len(store))] == [["dog"], ["cat"]]
+    assert (store.metadata["import"]["empty"], store.metadata["import"]["skipped"]) == (1, 0)
+
+
 def test_a_picture_without_a_caption_costs_no_other(tmp_path, imported, described):
     name, config, features = tfds_files.load("coco_captions")
     rng = np.random.default_rng(0)
