@@ -24,6 +24,7 @@ from gato.data_pipelines.environments.base import Task
 from gato.data_pipelines.environments.registry import get_task
 from gato.data_pipelines.mixture import SourceConfig
 from gato.data_pipelines.rollout import demonstration
+from gato.data_pipelines.sources.captions import CAPTION_SPEC, QUESTION_SPEC
 from gato.data_pipelines.store_writer import StoreWriter
 from gato.model.presets import preset
 from gato.model.transformer import init_params
@@ -109,6 +110,13 @@ def toy_suite() -> Iterator[types.ModuleType]:
         patch.setitem(sys.modules, "toy_suite", module)
         patch.setitem(registry.SUITES, "toy", "toy_suite")
         yield module
+
+
+@pytest.fixture(scope="module")
+def toy_run(toy_suite: types.ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory of the two toy tasks, captions and questions."""
+    documents = (("captions/rooms", CAPTION_SPEC), ("questions/rooms", QUESTION_SPEC))
+    return make_untrained_run(tmp_path_factory.mktemp("toy"), toy_suite.task_names(), documents)
 
 
 @pytest.fixture(scope="module")
