@@ -198,7 +198,7 @@ def write_mixture(drawn: Drawn, folder: Path) -> list[SourceConfig]:
 
 
 @given(MIXTURES, st.integers(0, 2**31 - 1))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_an_epoch_holds_every_document_once_and_every_episode_by_its_length(drawn, seed):
     """Over any number of blocks: each token of each source was seen e or e + 1 times, in the e-th epoch of the source;
     so a document or pair is there once an epoch, and an episode of n tokens has n tokens of it."""
@@ -225,7 +225,7 @@ def test_an_epoch_holds_every_document_once_and_every_episode_by_its_length(draw
 
 
 @given(MIXTURES, st.integers(0, 2**31 - 1), st.integers(0, 500))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_packed_rows_never_mix_segments(drawn, seed, number):
     """A segment is one stretch of tokens of one source, prompt and window, that counts from 0; a target lies in the
     segment of the token that predicts it."""
