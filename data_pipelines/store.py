@@ -209,5 +209,6 @@ def _other(found: str, expected: str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Of an error's message, for one-line messages of ours."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+    """Of an error's message, for one-line messages of ours; of a long one both ends: a path, and then the reason."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= 240 else f"{line[:120]} ... {line[-120:]}"

@@ -21,13 +21,13 @@ from typing import Protocol
 import numpy as np
 
 from gato.data_pipelines.environments.base import EVALUATION_SEED, Action, Environment, Observation
+from gato.evaluation.film import Film
 from gato.evaluation.simulators import Answer, Begin, Command, Failure, InProcess, Place, Simulators, Step
 
 # Seeds of two evaluation runs lie so far apart; more episodes of one task than this would overlap.
 SEEDS_PER_RUN = 10_000
 # A smaller batch is a new compilation, which costs as much as some hundred steps: worth it only for a large difference.
 SMALL_BATCH, SHRINK = 12, 3
-MAX_FRAMES = 100
 ATTEMPTS, GIVE_UP = 3, 3
 # Demonstrations that a task's episodes take turns with. The number of its seats is a multiple, or that of its episodes:
 # so episode k is shown demonstration k % PROMPTS, however many seats there are.
@@ -341,7 +341,7 @@ class _Row:
         self._total, self._steps = 0.0, 0
         self.entropies: list[float] = []
         self._success: bool | None = None
-        self._film, self._undrawn = _Film(), ""
+        self._film, self._undrawn = Film(), ""
         return Begin(self.seed, self._filmed)
 
     def show(self, answer: Answer) -> None:
@@ -374,28 +374,3 @@ class _Row:
             no_film="" if frames is not None else self._undrawn,
             frames=frames,
         )
-
-
-class _Film:
-    """At most `MAX_FRAMES` evenly spaced frames of an episode of unknown length: when full, every second one goes.
-
-    A film has one size: that of the first frame. Frames of another one are left out.
-    """
-
-    def __init__(self) -> None:
-        self._kept: list[np.ndarray] = []
-        self._every, self._seen = 1, 0
-
-    def add(self, frame: np.ndarray) -> None:
-        if self._kept and frame.shape != self._kept[0].shape:
-            return
-        if self._seen % self._every == 0:
-            if len(self._kept) == MAX_FRAMES:
-                self._kept = self._kept[::2]
-                self._every *= 2
-            if self._seen % self._every == 0:
-                self._kept.append(frame)
-        self._seen += 1
-
-    def frames(self) -> np.ndarray | None:
-        return np.stack(self._kept) if self._kept else None

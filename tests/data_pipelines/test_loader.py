@@ -8,7 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import MISSIONS, VECTORS, make_tokenizer, missions_episode, one_group, vectors_episode, write_store
+from synthetic import (
+    MISSIONS,
+    VECTORS,
+    assert_same_batch,
+    make_tokenizer,
+    missions_episode,
+    one_group,
+    vectors_episode,
+    write_store,
+)
 
 from gato.data_pipelines import loader as loader_module
 from gato.data_pipelines.episode import Episode, EpisodeSpec
@@ -33,13 +42,6 @@ def configs(stores, **changes) -> list[SourceConfig]:
 
 def open_loader(stores, layout: Layout | None = None, seed: int = 0, batch_size: int = ROWS, **options) -> Loader:
     return Loader(configs(stores), make_tokenizer(layout), batch_size, LENGTH, seed, **{"threads": 0, **options})
-
-
-def same(a: dict, b: dict) -> None:
-    assert set(a) == set(b)
-    for name in a:
-        assert a[name].dtype == b[name].dtype
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
 def take(loader: Loader, count: int) -> list[dict]:
@@ -170,11 +172,11 @@ def test_threads_and_processes_give_the_same_stream(stores, threads, workers, th
     plain = take(open_loader(stores, threads=0), 30)
     other = open_loader(stores, threads=threads, workers=workers)
     for a, b in zip(plain, [next(other) for _ in range(30)], strict=True):
-        same(a, b)
+        assert_same_batch(a, b)
     resumed = open_loader(stores, threads=then_threads, workers=then_workers)
     resumed.restore(json.loads(json.dumps(other.state())))
     for a, b in zip(take(open_loader(stores, start_batch=30), 3), [next(resumed) for _ in range(3)], strict=True):
-        same(a, b)
+        assert_same_batch(a, b)
 
 
 @pytest.mark.parametrize(
@@ -215,8 +217,8 @@ def test_resume_at_any_step_equals_uninterrupted(stores):
         second = open_loader(stores)
         take_exactly(second, 2)  # wherever it stands
         second.restore(state)
-        same(next(second), uninterrupted[stop])
-    same(next(open_loader(stores, start_batch=30)), uninterrupted[30])
+        assert_same_batch(next(second), uninterrupted[stop])
+    assert_same_batch(next(open_loader(stores, start_batch=30)), uninterrupted[30])
 
 
 def take_exactly(loader: Loader, count: int) -> None:
@@ -284,7 +286,7 @@ def test_validation_batches_repeat_and_keep_to_held_out_episodes(stores):
     loader = open_loader(stores)
     batches = list(loader.validation_batches(2))
     for a, b in zip(batches, loader.validation_batches(2), strict=True):
-        same(a, b)
+        assert_same_batch(a, b)
     number = [source.name for source in loader.sources].index("vectors")
     held_out = set(loader.sources[number].episodes["held_out"].tolist())
     batch = batches[0]
@@ -381,7 +383,7 @@ def test_a_source_s_loss_weight_multiplies_its_targets_and_nothing_else(stores, 
     factor = np.where(one["target_source"] == number, np.float32(2.5), np.float32(1))
     assert (factor > 1).any()
     np.testing.assert_allclose(other["target_weight"], one["target_weight"] * factor, rtol=1e-6)
-    same(*({k: v for k, v in batch.items() if "weight" not in k} for batch in (one, other)))
+    assert_same_batch(*({k: v for k, v in batch.items() if "weight" not in k} for batch in (one, other)))
     with pytest.raises(MixtureError, match="loss_weight=0"):
         Loader(configs(stores, loss_weight=0), make_tokenizer(), ROWS, LENGTH, 0, threads=0)
 

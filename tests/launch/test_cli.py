@@ -186,10 +186,14 @@ def test_overrides_are_gathered() -> None:
 
 @pytest.mark.slow
 def test_help_is_quick() -> None:
-    """Wall-clock, so only on a machine that does nothing else; the fast test above holds the cause."""
-    began = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "gato.launch.cli", "--help"], capture_output=True, check=True)
-    assert time.perf_counter() - began < 0.3
+    """Much quicker than importing JAX alone; the fast test above holds the cause."""
+
+    def seconds(*arguments: str) -> float:
+        began = time.perf_counter()
+        subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+        return time.perf_counter() - began
+
+    assert 2 * seconds("-m", "gato.launch.cli", "--help") < seconds("-c", "import jax")
 
 
 @pytest.mark.parametrize("out", ["file", "file/below"])

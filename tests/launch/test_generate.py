@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from gato.inference.agent import Agent
 from gato.launch import cli
-from gato.model.presets import preset
-from gato.model.transformer import init_params
-from gato.recipes.recipe import get_recipe
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
-from gato.tokenizers.text import TextTokenizer
-from gato.tokenizers.vocabulary import Vocabulary
-from gato.training.checkpoint import Checkpoints
-from gato.training.checkpoint_meta import CheckpointMeta, SourceMeta
-from gato.training.step import TrainState
+from gato.training.checkpoint_meta import SourceMeta
 
 IMAGE, TEXT = LeafSpec("image", (16, 32, 3)), LeafSpec("text")
 ARM = EpisodeSpec.of({"hand": LeafSpec("continuous", (3,))}, LeafSpec("discrete", values=3))
+CONTROL = {"arm/reach": SourceMeta(ARM, "arm/reach")}
 DOCUMENTS = {
     "rooms/captions": {"image": IMAGE, "text": TEXT},
     "rooms/questions": {"image": IMAGE, "question": TEXT, "answer": TEXT},
@@ -33,37 +26,16 @@ DOCUMENTS = {
 }
 
 
-def save(folder: Path, documents: tuple[str, ...]) -> Path:
-    text = TextTokenizer.default()
-    vocabulary = Vocabulary(text.size)
-    config = preset("tiny", vocabulary)
-    sources = {"arm/reach": SourceMeta(ARM, "arm/reach")}
-    sources |= {name: SourceMeta(EpisodeSpec.of(DOCUMENTS[name], {}, "document")) for name in documents}
-    meta = CheckpointMeta(
-        model=config,
-        vocabulary=vocabulary,
-        text_model=text.model_bytes,
-        recipe="gato",
-        layout=get_recipe("gato").layout,
-        sources=sources,
-        length=128,
-    )
-    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
-    checkpoints = Checkpoints(folder, keep=1)
-    checkpoints.save(1, TrainState(step=jnp.asarray(1), params=params, opt_state=jnp.zeros(1)), {}, meta)
-    checkpoints.close()
-    return folder
+@pytest.fixture(scope="module")
+def run(save_untrained: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    documents = {name: SourceMeta(EpisodeSpec.of(leaves, {}, "document")) for name, leaves in DOCUMENTS.items()}
+    return save_untrained(tmp_path_factory.mktemp("run"), CONTROL | documents)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tmp_path_factory.mktemp("run"), tuple(DOCUMENTS))
-
-
-@pytest.fixture(scope="module")
-def control(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def control(save_untrained: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network that never saw text."""
-    return save(tmp_path_factory.mktemp("control"), ())
+    return save_untrained(tmp_path_factory.mktemp("control"), CONTROL)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from gato.tokenizers import image
 from gato.tokenizers.errors import SpecError
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 3), st.integers(1, 70), st.integers(1, 70), st.sampled_from([1, 3]), st.integers(0, 2**32 - 1))
 def test_patches_hold_every_pixel_in_raster_order(
     steps: int, height: int, width: int, channels: int, seed: int

@@ -80,7 +80,7 @@ def test_a_spec_written_in_another_order_gives_the_same_tokens() -> None:
     np.testing.assert_array_equal(first.ids, second.ids)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.sampled_from(["", "go", "go to the red ball", "漢字 and more"]), min_size=1, max_size=5))
 def test_an_episode_is_its_timesteps_one_after_the_other(missions: list[str]) -> None:
     """Whole episodes, whose texts may differ in length, against one timestep at a time."""

@@ -31,7 +31,7 @@ def test_the_shipped_model_has_gatos_size(default: TextTokenizer) -> None:
     assert TextTokenizer.default() is default
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(TEXT)
 @example("")
 @example("  two  spaces, a tab\t, \r\n newlines\n\n\x00 and NUL ")
@@ -44,7 +44,7 @@ def test_any_text_round_trips_exactly(default: TextTokenizer, text: str) -> None
     assert 0 not in ids  # the unknown piece: byte fallback leaves nothing unknown
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(TEXT)
 def test_any_text_round_trips_through_a_small_model(small_model: bytes, text: str) -> None:
     tokenizer = TextTokenizer(small_model)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gato.data_pipelines.import_source import import_source
@@ -27,15 +28,28 @@ def imported(tmp_path: Path) -> Callable[..., Store]:
 
 @pytest.fixture
 def described(tmp_path: Path) -> Callable[..., Path]:
-    """``described(source, **options)`` -> a file with a `DatasetSpec` of five pairs."""
+    """``described(source, **fields)`` -> a file with a `DatasetSpec` of these fields."""
 
-    def write(source: Path, **options: Any) -> Path:
-        options = {"pairs": 5, "size": (192, 192)} | options
+    def write(source: Path, **fields: Any) -> Path:
+        words = ", ".join(f"{name}={value!r}" for name, value in {"source": str(source), **fields}.items())
         (tmp_path / "mine.py").write_text(
-            "from gato.data_pipelines.dataset import DatasetSpec\n"
-            f"MINE = DatasetSpec(source={str(source)!r}, options={options!r})\n"
+            f"from gato.data_pipelines.dataset import DatasetSpec\nMINE = DatasetSpec({words})\n"
         )
         return tmp_path / "mine.py"
+
+    return write
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Callable[..., Path]:
+    """``suite(kind, lengths, shards)`` -> a TFDS directory with episodes of the control suite of so many steps."""
+    import tfds_files
+
+    def write(kind: str = "tfrecord", lengths: Sequence[int] = (6,) * 5, shards: int = 2) -> Path:
+        name, config, features = tfds_files.load("rlu_control_suite")
+        rng = np.random.default_rng(1)
+        examples = [tfds_files.fill(features, rng, steps) for steps in lengths]
+        return tfds_files.write(tmp_path / kind, name, config, features, examples, kind, shards)
 
     return write
 

@@ -10,6 +10,7 @@ from gato.data_pipelines.mixture import SourceConfig
 from gato.data_pipelines.store import Store
 
 SIZE, SIDE = (192, 192), 12
+FIVE = {"pairs": 5, "size": SIZE}  # the options of a `DatasetSpec`
 PATCHES = SIDE * SIDE
 
 

@@ -194,7 +194,8 @@ def test_places_that_do_not_hold_an_episode(tmp_path, imported, column, value, m
 
 @pytest.mark.parametrize("write", LAYOUTS)
 def test_without_the_words_of_the_tasks_nothing_is_imported(tmp_path, imported, write):
-    folder = write(tmp_path / "towels")
+    """And why is said, however long the path is that the library's message names first."""
+    folder = write(tmp_path / ("far" * 50) / "towels")
     (file,) = (folder / "meta").glob("tasks.*")
     file.unlink()
     with pytest.raises(SourceError, match=r"meta/tasks\.\w+: cannot be read: "):

@@ -9,7 +9,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from pair_rows import SIZE, check_rows, texts
+from pair_rows import FIVE, SIZE, check_rows, texts
 from test_image_text import decoded, picture, shop
 
 from gato.data_pipelines.errors import SourceError
@@ -18,7 +18,7 @@ from gato.data_pipelines.errors import SourceError
 def test_rows_of_a_folder(tmp_path, imported, described):
     """Every picture is in one group, in random company; the last is filled up."""
     shop(tmp_path / "shop", 7, SIZE)
-    store = imported(described(tmp_path / "shop"))
+    store = imported(described(tmp_path / "shop", options=FIVE))
     assert len(store) == 4  # two groups of pictures, two captions each
     for k in range(4):
         observations = store.episode(k).observations
@@ -42,7 +42,7 @@ def test_rows_of_questions_in_tars(tmp_path, imported, described):
                     info = tarfile.TarInfo(name)
                     info.size = len(data)
                     archive.addfile(info, io.BytesIO(data))
-    store = imported(described(tmp_path / "vqa"))
+    store = imported(described(tmp_path / "vqa", options=FIVE))
     assert len(store) == 2
     assert check_rows(store, ("question", "answer")) == {f"what is it? thing {k}" for k in range(10)}
 
@@ -54,14 +54,14 @@ def test_no_good_pair_is_lost(tmp_path, imported, described):
     whole = listed.read_text()
     listed.write_text(whole.replace("\n", "\n\n") + "\n\n")
     every = {f"{word} {k}" for word in ("thing", "object") for k in range(10)}
-    store = imported(described(tmp_path / "shop"))
+    store = imported(described(tmp_path / "shop", options=FIVE))
     assert len(store) == 4
     assert set(texts(store)) == every
     lines = [*whole.splitlines(), "{}", '{"image": "nowhere.jpg", "text": "x"}', '{"image": "0.jpg", "text": ""}']
     listed.write_text("\n".join(lines))
     with pytest.raises(SourceError, match=r"captions\.jsonl: line 1[123]: "):
-        imported(described(tmp_path / "shop"), dest="again")
-    store = imported(described(tmp_path / "shop"), dest="rest", bad="skip")
+        imported(described(tmp_path / "shop", options=FIVE), dest="again")
+    store = imported(described(tmp_path / "shop", options=FIVE), dest="rest", bad="skip")
     assert set(texts(store)) == every
     why = "".join(
         sorted(json.loads(line)[1] for line in (tmp_path / "rest" / "skipped.jsonl").read_text().splitlines())
@@ -73,4 +73,4 @@ def test_no_good_pair_is_lost(tmp_path, imported, described):
 def test_a_number_of_pairs_that_is_none(tmp_path, imported, described, pairs):
     shop(tmp_path / "shop", 2)
     with pytest.raises(SourceError, match="option pairs must be a whole number of at least 1, got"):
-        imported(described(tmp_path / "shop", pairs=pairs))
+        imported(described(tmp_path / "shop", options={"pairs": pairs}))

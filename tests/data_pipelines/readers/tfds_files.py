@@ -58,6 +58,14 @@ def picture(feature: Any, rng: np.random.Generator) -> bytes:
     return buffer.getvalue()
 
 
+def episodes(observation: dict[str, Any], action: Any = np.float32) -> Any:
+    """Features of episodes that have these leaves and nothing else."""
+    from tensorflow_datasets.core import features as f
+
+    marks = dict.fromkeys(("is_first", "is_last", "is_terminal"), np.bool_)
+    return f.FeaturesDict({"steps": f.Dataset({"observation": observation, "action": action, **marks})})
+
+
 def name_labels(feature: Any) -> None:
     """Gives the classes of all labels names, as published data sets have them beside ``features.json``."""
     if type(feature).__name__ == "Sequence":
@@ -100,6 +108,16 @@ def write(
         "splits": [{"name": "train", "shardLengths": [str(len(part)) for part in parts], "numBytes": "1"}],
     }
     (folder / "dataset_info.json").write_text(json.dumps(info | ({"configName": config} if config else {})))
+    return folder
+
+
+def write_record(folder: Path, name: str, config: str | None, features: Any, record: bytes = b"x") -> Path:
+    """A directory of one record that tfds would not write."""
+    write(folder, name, config, features, [], shards=1)
+    about = json.loads((folder / "dataset_info.json").read_text())
+    about["splits"][0]["shardLengths"] = ["1"]
+    (folder / "dataset_info.json").write_text(json.dumps(about))
+    write_records(folder / f"{name}-train.array_record-00000-of-00001", [record], "array_record")
     return folder
 
 

@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -24,18 +22,10 @@ from gato.data_pipelines.environments.base import Task
 from gato.data_pipelines.environments.registry import get_task
 from gato.data_pipelines.mixture import SourceConfig
 from gato.data_pipelines.rollout import demonstration
+from gato.data_pipelines.sources.captions import CAPTION_SPEC, QUESTION_SPEC
 from gato.data_pipelines.store_writer import StoreWriter
-from gato.model.presets import preset
-from gato.model.transformer import init_params
-from gato.recipes.recipe import get_recipe
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
-from gato.tokenizers.text import TextTokenizer
-from gato.tokenizers.vocabulary import Vocabulary
-from gato.training.checkpoint import Checkpoints
-from gato.training.checkpoint_meta import CheckpointMeta, SourceMeta
-from gato.training.config import TrainConfig
-from gato.training.run_directory import prepare
-from gato.training.step import TrainState
+from gato.training.checkpoint_meta import SourceMeta
 
 STEPS = 6
 SPEC = EpisodeSpec.of(
@@ -112,6 +102,15 @@ def toy_suite() -> Iterator[types.ModuleType]:
 
 
 @pytest.fixture(scope="module")
+def toy_run(
+    toy_suite: types.ModuleType, untrained_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A run directory of the two toy tasks, captions and questions."""
+    documents = (("captions/rooms", CAPTION_SPEC), ("questions/rooms", QUESTION_SPEC))
+    return untrained_run(tmp_path_factory.mktemp("toy"), toy_suite.task_names(), documents)
+
+
+@pytest.fixture(scope="module")
 def unruly_suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[types.ModuleType]:
     """The module `unruly` as an installed package offers it, here and in every process that is started."""
     folder = tmp_path_factory.mktemp("unruly")
@@ -136,41 +135,21 @@ def no_marks(unruly_suite: types.ModuleType) -> None:
 
 
 @pytest.fixture(scope="session")
-def untrained_run() -> Callable[..., Path]:
-    """Folder, tasks, documents -> a run directory: stores, config.json and a checkpoint."""
-    return make_untrained_run
+def untrained_run(save_untrained: Callable[..., Path]) -> Callable[..., Path]:
+    """Folder, tasks, documents -> a run directory: stores, config.json and a checkpoint that has learned nothing."""
 
+    def make(
+        folder: Path, tasks: Sequence[str], documents: Sequence[tuple[str, EpisodeSpec]] = (), window: int = 2
+    ) -> Path:
+        data, described = [], {}
+        for name in tasks:
+            task, path = get_task(name), folder / "data" / name
+            environment = task.make()
+            with StoreWriter(path, name, environment.spec, {"task": name}) as writer:
+                for index in range(6):
+                    writer.write(demonstration(task, environment, index, seed=0))
+            data.append(SourceConfig(path, window_timesteps=window, prompt_timesteps=2, held_out_episodes=2))
+            described[name] = SourceMeta(environment.spec, name, window, 2)
+        return save_untrained(folder / "run", described | {name: SourceMeta(spec) for name, spec in documents}, data)
 
-def make_untrained_run(
-    folder: Path, tasks: Sequence[str], documents: Sequence[tuple[str, EpisodeSpec]] = (), window: int = 2
-) -> Path:
-    """A run directory: stores, config.json and a checkpoint of a network that has learned nothing."""
-    text = TextTokenizer.default()
-    vocabulary = Vocabulary(text.size)
-    sources, described = [], {}
-    for name in tasks:
-        task, path = get_task(name), folder / "data" / name
-        environment = task.make()
-        with StoreWriter(path, name, environment.spec, {"task": name}) as writer:
-            for index in range(6):
-                writer.write(demonstration(task, environment, index, seed=0))
-        sources.append(SourceConfig(path, window_timesteps=window, prompt_timesteps=2, held_out_episodes=2))
-        described[name] = SourceMeta(environment.spec, name, window, 2)
-    config = TrainConfig(model=preset("tiny", vocabulary), sources=tuple(sources), length=128, batch_size=2, steps=1)
-    prepare(folder / "run", config)
-    recipe = get_recipe("gato")
-    meta = CheckpointMeta(
-        model=config.model,
-        vocabulary=vocabulary,
-        text_model=text.model_bytes,
-        recipe=recipe.name,
-        layout=recipe.layout,
-        sources=described | {name: SourceMeta(spec) for name, spec in documents},
-        length=config.length,
-    )
-    checkpoints = Checkpoints(folder / "run", keep=1)
-    params = jax.jit(init_params, static_argnums=0)(config.model, jax.random.key(0))
-    checkpoints.save(1, TrainState(jnp.int32(1), params, {"moment": jnp.zeros(1)}), {}, meta)
-    checkpoints.wait()
-    checkpoints.close()
-    return folder / "run"
+    return make

@@ -44,7 +44,7 @@ def descendants() -> list[int]:
 
 def kill_an_actor(killed: list[int]) -> None:
     """The first one that is seen at work."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not killed and time.monotonic() < deadline:
         for pid in descendants():
             try:

@@ -293,7 +293,7 @@ def test_a_browser_draws_it_without_complaint(run: Path, tmp_path: Path, scheme:
         f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1000,3600", f"--screenshot={picture}",
         f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}", write_report(run).as_uri(),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True)
     assert picture.is_file(), done.stderr[-2000:]
     assert "CONSOLE" not in done.stderr, done.stderr[-2000:]
     pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)

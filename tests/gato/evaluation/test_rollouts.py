@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gato.data_pipelines.environments.base import EVALUATION_SEED
-from gato.evaluation.rollouts import MAX_FRAMES, PROMPTS, Entry, Seat, _Film, plan_seats, rollout
+from gato.evaluation.rollouts import PROMPTS, Entry, Seat, plan_seats, rollout
 from gato.tokenizers.errors import SpecError
 
 
@@ -136,28 +136,3 @@ def test_an_entry_may_begin_with_any_round_of_its_demonstrations(toy_suite):
     assert [(o.seed, o.steps, o.score_return) for o in second] == [(o.seed, o.steps, o.score_return) for o in whole[4:]]
     assert [seat.prompt for seat in seats] == [(4 + seat.number) % PROMPTS for seat in seats]
     assert all(o.frames is None and not o.no_film for o in second)
-
-
-def test_frames_of_another_size_are_left_out():
-    film = _Film()
-    for size in (4, 8, 4):
-        film.add(np.zeros((size, size, 3), np.uint8))
-    assert film.frames().shape == (2, 4, 4, 3)
-
-
-@pytest.mark.parametrize("steps", [5, MAX_FRAMES, MAX_FRAMES + 1, 1000])
-def test_a_long_film_keeps_evenly_spaced_frames(steps):
-    class Clock:
-        now = 0
-
-        def frame(self):
-            return np.full((1, 1, 3), 0, np.uint8) + np.array([self.now // 256, self.now % 256, 0], np.uint8)
-
-    film, clock = _Film(), Clock()
-    for clock.now in range(steps):
-        film.add(clock.frame())
-    shown = film.frames()[:, 0, 0, :2].astype(int) @ [256, 1]
-    assert len(shown) <= MAX_FRAMES
-    assert len(shown) >= min(steps, MAX_FRAMES // 2)
-    assert len(set(np.diff(shown).tolist())) <= 1
-    assert shown[0] == 0

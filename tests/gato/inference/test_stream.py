@@ -96,7 +96,7 @@ def test_a_text_of_words_alone_and_what_cannot_be_streamed(make_agent, image):
 
 
 @given(text=st.text(max_size=12), calls=st.integers(1, 5))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_no_piece_holds_half_a_character(text, calls):
     pieces, _ = shown(TEXT.encode(text), calls=calls)
     assert "".join(pieces) == TEXT.decode(TEXT.encode(text))
@@ -125,7 +125,7 @@ def test_bytes_that_never_become_a_character_are_shown_in_the_end():
     stop=st.lists(st.text("ab.\n", min_size=1, max_size=4), max_size=3),
     calls=st.integers(1, 4),
 )
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_stop_strings_are_never_shown(text, stop, calls):
     pieces, stopped = shown(TEXT.encode(text), stop, calls=calls)
     # Read from the left, the first place where a stop string is complete ends the text.

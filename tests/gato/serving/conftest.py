@@ -15,25 +15,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gato.data_pipelines.episode import Episode
 from gato.data_pipelines.mixture import SourceConfig
 from gato.data_pipelines.store_writer import StoreWriter
-from gato.model.presets import preset
-from gato.model.transformer import init_params
-from gato.recipes.recipe import get_recipe
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
-from gato.tokenizers.text import TextTokenizer
-from gato.tokenizers.vocabulary import Vocabulary
-from gato.training.checkpoint import Checkpoints
-from gato.training.checkpoint_meta import CheckpointMeta, SourceMeta
-from gato.training.config import TrainConfig
-from gato.training.run_directory import prepare
-from gato.training.step import TrainState
+from gato.training.checkpoint_meta import SourceMeta
 
 ARM = EpisodeSpec.of(
     {"hand": LeafSpec("continuous", (3,)), "cell": LeafSpec("discrete", (2,), values=9)},
@@ -85,18 +74,23 @@ class Process:
             self.lines.append(line)
 
     def health(self) -> dict[str, Any]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=30) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=120) as answer:
             assert answer.headers["Content-Type"] == "application/json"
             return json.load(answer)
+
+    def wait_for_sessions(self, count: int) -> None:
+        """Until so many are open: that a client has gone is noticed a moment later."""
+        while self.health()["sessions"] != count:
+            time.sleep(0.05)
 
     def end(self, number: int = signal.SIGKILL) -> int:
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(120)
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(save_untrained: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory with demonstrations of one task."""
     folder = tmp_path_factory.mktemp("run")
     with StoreWriter(folder / "data", "arm/reach", ARM, {"task": "arm/reach"}) as writer:
@@ -104,32 +98,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             leaves = demonstration(seed)
             about = {"episode_id": str(seed), "success": True}
             writer.write(Episode(leaves["observations"], leaves["actions"], np.zeros(5, np.float32), metadata=about))
-    text = TextTokenizer.default()
-    vocabulary = Vocabulary(text.size)
-    config = preset("tiny", vocabulary)
+    sources = {
+        "arm/reach": SourceMeta(ARM, "arm/reach", 4, 2),
+        "arm/push": SourceMeta(ARM, "arm/push", 4, 2),
+        "room/read": SourceMeta(READER, "room/read", 1, 2),
+        "text/plain": SourceMeta(PLAIN),
+    }
     data = SourceConfig(folder / "data", prompt_timesteps=2, held_out_episodes=2)
-    prepare(folder, TrainConfig(model=config, sources=(data,), length=128, batch_size=2, steps=1))
-    meta = CheckpointMeta(
-        model=config,
-        vocabulary=vocabulary,
-        text_model=text.model_bytes,
-        recipe="gato",
-        layout=get_recipe("gato").layout,
-        sources={
-            "arm/reach": SourceMeta(ARM, "arm/reach", 4, 2),
-            "arm/push": SourceMeta(ARM, "arm/push", 4, 2),
-            "room/read": SourceMeta(READER, "room/read", 1, 2),
-            "text/plain": SourceMeta(PLAIN),
-        },
-        length=128,
-    )
-    params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
     # Larger weights than at the start of training, so that what is remembered decides what is done.
-    params = jax.tree.map(lambda values: 3.0 * values if values.ndim > 1 else values, params)
-    checkpoints = Checkpoints(folder, keep=1)
-    checkpoints.save(7, TrainState(step=jnp.asarray(7), params=params, opt_state=jnp.zeros(1)), {}, meta)
-    checkpoints.close()
-    return folder
+    return save_untrained(folder, sources, [data], step=7, scale=3.0)
 
 
 @pytest.fixture(scope="session")
@@ -142,10 +119,7 @@ def large_server(run: Path) -> Iterator[Process]:
 @pytest.fixture
 def server(large_server: Process) -> Process:
     """64 sessions, greedy, with `TOKEN`; none is open."""
-    until = time.monotonic() + 30
-    while large_server.health()["sessions"]:
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    large_server.wait_for_sessions(0)
     return large_server
 
 

@@ -17,8 +17,10 @@ from websockets.sync.client import connect
 from gato.client import Client, RefusedError, UnreachableError
 from gato.client.messages import decode, encode
 from gato.launch import cli
+from gato.serving.server import LAST_SECONDS
 
 CLIENTS = 8
+WAIT = 300  # seconds, for servers to start and to compile on a busy machine
 
 
 def test_a_killed_server_is_found_again_with_the_prompts_and_sigterm_ends_it(run, start, token, observe, demonstrate):
@@ -30,23 +32,23 @@ def test_a_killed_server_is_found_again_with_the_prompts_and_sigterm_ends_it(run
 
     def play(number):
         """What is done before and after the server is killed. Observations are the same for all, prompts are not."""
-        with Client(first.url, token) as client:
+        with Client(first.url, token, timeout=WAIT, patience=WAIT) as client:
             client.open("arm/reach" if number % 2 else "arm/push", demonstrate(number))
             before = [client.act(observation) for observation in seen]
             client.act(seen[2])
-            acted.wait(120)
-            killed.wait(120)
+            acted.wait(WAIT)
+            killed.wait(WAIT)
             # The same call goes on: behind the prompt as at the beginning of an episode.
             again = [client.act(observation) for observation in seen]
             return before, again, client.reconnected
 
     with concurrent.futures.ThreadPoolExecutor(CLIENTS) as threads:
         playing = [threads.submit(play, number) for number in range(CLIENTS)]
-        acted.wait(120)
+        acted.wait(WAIT)
         first.end(signal.SIGKILL)
         killed.set()
         second = start(run, f"--port={first.port}", *options)
-        played = [each.result(120) for each in playing]
+        played = [each.result(WAIT) for each in playing]
     for before, again, reconnected in played:
         assert reconnected == 1
         assert all(np.array_equal(a[p], b[p]) for a, b in zip(again, before, strict=True) for p in a)
@@ -85,9 +87,9 @@ def ask_without_reading(server, token):
                 sent[0] += 1
 
     with connect(server.url, sock=link, additional_headers=headers, max_queue=1) as connection:
-        connection.recv(30)
+        connection.recv()
         connection.send(encode({"type": "open", "source": "arm/reach"}))
-        assert decode(connection.recv(30))["type"] == "opened"
+        assert decode(connection.recv())["type"] == "opened"
         asking = threading.Thread(target=ask, daemon=True)
         asking.start()
         before = -1
@@ -106,13 +108,13 @@ def test_a_client_that_reads_nothing_loses_its_seat_and_does_not_hold_up_the_end
     server = start(run, "--port=0", "--sessions=1")
     with ask_without_reading(server, token) as asking:
         assert server.health()["sessions"] == 1
-        asking.join(20)
+        asking.join(WAIT)
         assert not asking.is_alive()
-    assert server.health()["sessions"] == 0
+    server.wait_for_sessions(0)
     with ask_without_reading(server, token):
         began = time.monotonic()
         assert server.end(signal.SIGTERM) == 0
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < LAST_SECONDS, "it waited for the client"
     assert not any("Traceback" in line for line in server.lines)
 
 
@@ -122,8 +124,7 @@ def test_a_silent_client_goes_and_no_token_is_warned_about(run, start, observe):
     assert any("warning: no token" in line for line in server.lines)
     with Client(server.url) as client:
         client.open("arm/reach", seed=3)
-        time.sleep(2.5)
-        assert server.health()["sessions"] == 0
+        server.wait_for_sessions(0)
         client.act(observe(np.random.default_rng(0)))
         assert client.reconnected == 1
         with pytest.raises(RefusedError, match="'cell' is missing"):

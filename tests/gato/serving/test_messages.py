@@ -23,7 +23,6 @@ VALUES = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.float
     ),
     value=VALUES | st.lists(VALUES, max_size=3) | st.dictionaries(st.text(max_size=9), VALUES, max_size=3),
 )
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_round_trip(array, value):
     message = decode(encode({"type": "act", "array": array, "value": value}))
     assert message["array"].dtype == array.dtype
@@ -95,7 +94,7 @@ def values(thing):
 
 
 @given(ANYTHING)
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_values_are_counted_wherever_they_are(thing):
     data = msgpack.packb(thing)
     assert holds_at_most(values(thing), data)

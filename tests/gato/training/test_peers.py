@@ -11,7 +11,7 @@ from processes import assert_same_run, start_training
 from gato.training.checkpoint import load_for_inference, saved_steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
-BOUND = 60  # seconds from the loss of a process to the end of the other
+BOUND = 150  # seconds from the loss of a process to the end of the other, on a busy machine
 
 
 @pytest.fixture(scope="module")
