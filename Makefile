@@ -14,9 +14,10 @@ help: ## this list
 quickstart: $(VENV)/.installed ## demonstrations -> tokens -> training -> prompted agent -> runs/quickstart/report.html
 	$(BIN)/gato quickstart $(ARGS)
 
-# XLA's costly passes are left out: compiling is most of what the tests wait for. The slow tests have them.
+# A worker a core, a file to a worker: its fixtures are made once. XLA's costly passes are left out: compiling is most of
+# what these tests wait for. The slow tests have them.
 test: lint ## format, lint, types and the fast tests (what .ci/run calls)
-	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/pytest --numprocesses=auto $(ARGS)
+	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/pytest --numprocesses=auto --dist=loadfile $(ARGS)
 
 test-slow: $(VENV)/.installed-dev ## the tests marked slow (one needs the Debian package `chromium`)
 	$(BIN)/pytest -m slow $(ARGS)
