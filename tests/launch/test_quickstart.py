@@ -219,6 +219,13 @@ def test_the_whole_way_on_a_miniature(
             apply_override(config, override)
         return train_config(config)
 
+    def files() -> dict[Path, int]:
+        return {
+            path: path.stat().st_mtime_ns
+            for path in arguments.out.rglob("*")
+            if path.is_file() and path.suffix != ".lock"
+        }
+
     monkeypatch.setattr(Quickstart, "training_config", small)
     arguments = argparse.Namespace(out=tmp_path / "run", budget=1200.0, seed=0)
     journal = Quickstart(arguments.out, 1200.0, 0).journal
@@ -232,6 +239,6 @@ def test_the_whole_way_on_a_miniature(
     page = (arguments.out / "report.html").read_text()
     for section in ("Scores", "The agent at work", "What it sees", "Learning curves", "What the network reads", "Time"):
         assert f"<h2>{section}</h2>" in page
-    written = {path: path.stat().st_mtime_ns for path in arguments.out.rglob("*") if path.is_file()}
+    written = files()
     assert quickstart.run(arguments) == 0
-    assert {path: path.stat().st_mtime_ns for path in arguments.out.rglob("*") if path.is_file()} == written
+    assert files() == written
