@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -14,6 +16,7 @@ from gato.evaluation import jobs
 from gato.evaluation.demonstrations import EvaluationError
 from gato.evaluation.evaluate import evaluate
 from gato.evaluation.jobs import Protocol
+from gato.evaluation.ray_executor import ATTEMPTS
 
 ray = pytest.importorskip("ray", reason="an extra, in an environment of its own: make test-ray")
 TASKS = ["unruly/slow", "unruly/steady", "unruly/wide"]
@@ -56,6 +59,20 @@ def kill_an_actor(killed: list[int]) -> None:
                 killed.append(pid)
                 break
         time.sleep(0.05)
+
+
+@pytest.mark.timeout(600)
+def test_a_machine_without_memory_for_the_actors_ends_in_one_line(untrained_run, unruly_suite, tmp_path):
+    """Ray kills what the machine has no room for, over and over: not an error of an actor, as it counts."""
+    run_dir = untrained_run(tmp_path, TASKS[:1])
+    full = {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "100"}
+    command = [sys.executable, "-m", "gato.launch.cli", "evaluate", str(run_dir), "--executor=ray", "--episodes=8"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | full)
+    assert done.returncode == 2, done.stderr
+    assert "begins again" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"gato: {ATTEMPTS} Ray actors died of ")
+    assert "memory" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.usefixtures("cluster")
