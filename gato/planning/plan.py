@@ -65,6 +65,7 @@ class Plan:
     collectives: None if the step does not fit, when the compiler gives no program.
     seconds: None likewise.
     unknown_loops: of the program, which are counted once because it does not say how often they run.
+    triangular_loops: of the program, which are taken for causal attention's, see `hlo`.
     """
 
     config: TrainConfig
@@ -83,6 +84,7 @@ class Plan:
     seconds: Seconds | None
     compile_seconds: float | None
     unknown_loops: int = 0
+    triangular_loops: int = 0
 
     @property
     def fits(self) -> bool:
@@ -146,16 +148,16 @@ def make_plan(
     if compiled:
         step = compile_step(config, steps, targets, patches)
         memory, needed, compile_seconds = step.memory, step.needed or 0, step.seconds
-        found, moved, unknown = None, 0, 0
+        found, moved, unknown, triangular = None, 0, 0, 0
         if memory is not None:
             program = parse(step.text)
             found, moved = reader.collectives(program, sizes), traffic.memory_bytes(program)
-            unknown = program.unknown_loops
+            unknown, triangular = program.unknown_loops, program.triangular_loops
     else:
         memory, compile_seconds = analytic.memory(config, sizes, state, batch, targets), None
         needed = memory.total
         found = analytic.collectives(config, sizes, parameters)
-        moved, unknown = analytic.memory_traffic(config, sizes, state), 0
+        moved, unknown, triangular = analytic.memory_traffic(config, sizes, state), 0, 0
     seconds = None
     if found is not None:
         chip = topology.chip
@@ -190,6 +192,7 @@ def make_plan(
         seconds=seconds,
         compile_seconds=compile_seconds,
         unknown_loops=unknown,
+        triangular_loops=triangular,
     )
 
 

@@ -117,6 +117,8 @@ def _collective_lines(plan: Plan, device: str) -> list[str]:
     lines = [f"what each {device} sends in a step ({source}; what a loop repeats is counted as often)"]
     for one in by_kind_and_axis(plan.collectives or []):
         lines.append(f"  {one.kind:<20}{one.axis:<12}{_gib(one.bytes)}  in {one.runs:,} among {one.group}")
+    if plan.triangular_loops:
+        lines.append(f"  {plan.triangular_loops} loops over the tiles of causal attention count (n + 1) / 2 turns of n")
     if plan.unknown_loops:
         lines.append(f"  TOO LITTLE: {plan.unknown_loops} loops count once, since the program does not say their turns")
     return lines if len(lines) > 1 else [*lines, "  nothing"]

@@ -90,6 +90,42 @@ def test_a_loop_without_a_limit_is_reported() -> None:
     assert parse(known).runs["body"] == 5
 
 
+def test_a_loop_up_to_the_turn_of_the_one_around_it_is_half_a_square() -> None:
+    triangle = """
+HloModule step
+
+%limit (p: s32[]) -> pred[] {
+  %p = s32[] parameter(0)
+  %bound = s32[] get-tuple-element(%p), index=1
+  ROOT %less = pred[] compare(%p, %bound), direction=LT
+}
+
+%tile (p: s32[]) -> s32[] {
+  %p = s32[] parameter(0)
+  ROOT %next = s32[] add(%p, %p)
+}
+
+%row (p: s32[]) -> s32[] {
+  %p = s32[] parameter(0)
+  ROOT %tiles = s32[] while(%p), condition=%limit, body=%tile
+}
+
+%layer (p: s32[]) -> s32[] {
+  %p = s32[] parameter(0)
+  ROOT %rows = s32[] while(%p), condition=%limit, body=%row, backend_config={"known_trip_count":{"n":"8"}}
+}
+
+ENTRY %main (p: s32[]) -> s32[] {
+  %p = s32[] parameter(0)
+  ROOT %layers = s32[] while(%p), condition=%limit, body=%layer, backend_config={"known_trip_count":{"n":"3"}}
+}
+"""
+    program = parse(triangle)
+    assert program.runs["row"] == 3 * 8
+    assert program.runs["tile"] == 3 * (1 + 2 + 3 + 4 + 5 + 6 + 7 + 8)
+    assert (program.triangular_loops, program.unknown_loops) == (1, 0)
+
+
 def test_groups_become_axes_of_the_mesh() -> None:
     got = found()
     assert got["all-reduce", "data"] == ((400 + 16) * 2 // 2, 2), "an iota, and a mesh of the compiler's own"
