@@ -59,8 +59,8 @@ class Peers:
     ) -> None:
         if self._client is None:
             return
-        if isinstance(error, jax.errors.JaxRuntimeError):
-            # A broken collective, most likely, and the watching thread will know of whom.
+        if error is not None and isinstance(error.__cause__ or error, jax.errors.JaxRuntimeError):
+            # A broken collective, most likely, in a step or a save, and the watching thread will know of whom.
             time.sleep(LOST_AFTER + 2 * BEAT)
         self._over.set()
         self._watching.join(GRACE)  # or its next beat would stand where the last word belongs

@@ -43,11 +43,11 @@ def test_the_other_one_ends_and_the_pair_goes_on_to_the_same_bits(pair_config, p
         print(f"process {other} ended {time.monotonic() - began:.1f} s later with status {status}")
     said = pair.output(other)
     if lost == 1:
-        assert status == 75
+        assert status == 75, said
         assert "gato: no sign of life from process 1 of 2" in said
         assert "the run goes on from its newest checkpoint" in said
     else:
-        assert status in (75, 134)
+        assert status in (75, 134), said
         assert "gato: " in said or "another task died" in said
     assert saved_steps(run)[-1] < pair_config.steps
     with start_training(pair_config, run, tmp_path / "second", count=2) as pair:
