@@ -7,7 +7,7 @@ Heads stand before the length ([B, H, L, K]), the order in which both products a
     blocks    `blockwise`, all heads at once                     everything that is not said below
     splash    JAX's splash attention (Pallas, Mosaic)            TPUs with rope
     triton    JAX's Pallas attention (Triton)                    GPUs with rope and bfloat16
-    relative  `relative_kernel` (Pallas, Mosaic)                 TPUs with transformer_xl, only if told "fused"
+    relative  `relative_kernel` (Pallas, Mosaic)                 TPUs from v5 with transformer_xl, only if told "fused"
 
 The XLA ones compute rows that fit in one tile as one masked square (`_one_tile`).
 The last one is tested in interpret mode and compiles for TPUs, but has not run on one yet.
@@ -16,6 +16,7 @@ The last one is tested in interpret mode and compiles for TPUs, but has not run 
 from __future__ import annotations
 
 import functools
+import re
 from typing import Literal
 
 import jax
@@ -46,8 +47,10 @@ _KERNEL_NAMES: dict[Backend, str] = {
 
 
 def platform(mesh: Mesh | None) -> str:
-    """cpu, gpu or tpu: of the mesh's devices, be they of this machine or of a described one; else JAX's default."""
-    return mesh.devices.flat[0].platform if isinstance(mesh, Mesh) and not mesh.empty else jax.default_backend()
+    """cpu, gpu, tpu, or tpu_v4 up to v4: of the mesh's devices, of this machine or described ones, else JAX's own."""
+    device = mesh.devices.flat[0] if isinstance(mesh, Mesh) and not mesh.empty else jax.local_devices()[0]
+    generation = re.match(r"TPU v(\d)", device.device_kind)
+    return "tpu_v4" if generation and int(generation[1]) < 5 else device.platform
 
 
 def choose(config: ModelConfig, platform: str) -> Backend:
@@ -57,8 +60,10 @@ def choose(config: ModelConfig, platform: str) -> Backend:
     """
     plain: Backend = "heads" if platform == "cpu" else "blocks"
     kernel: Backend | None = None
-    if platform == "tpu":
-        kernel = "splash" if config.position == "rope" else "relative"
+    if platform in ("tpu", "tpu_v4") and config.position == "rope":
+        kernel = "splash"
+    elif platform == "tpu":
+        kernel = "relative"  # it rotates rows by different distances, which a TPU can from v5 on
     elif platform == "gpu" and config.position == "rope" and config.dtype == "bfloat16":
         kernel = "triton"
     if config.attention == "fused" and kernel is None:

@@ -195,10 +195,14 @@ def test_choice_of_the_backend():
         (xl.replace(attention="fused"), "tpu", "relative"),
         (rope_16.replace(attention="fused"), "gpu", "triton"),
         (rope_16.replace(attention="xla"), "tpu", "blocks"),
+        (rope_16, "tpu_v4", "splash"),
+        (xl, "tpu_v4", "blocks"),
     ):
         assert attention.choose(config, platform) == want
     with pytest.raises(ModelError, match="no kernel for position 'transformer_xl' and dtype 'bfloat16' on gpu"):
         attention.choose(xl.replace(attention="fused"), "gpu")
+    with pytest.raises(ModelError, match="on tpu_v4; use 'auto'"):
+        attention.choose(xl.replace(attention="fused"), "tpu_v4")
     with pytest.raises(ModelError, match="auto, xla, fused"):
         preset("tiny", attention="flash")
 
