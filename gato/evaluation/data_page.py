@@ -201,9 +201,9 @@ def _actions(store: Store, index: int) -> str:
     out = []
     for tick in ticks(0, steps):
         if tick == round(tick):  # a short axis has halves, too
-            x = left + (right - left) * tick / steps
-            out.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{total + 4}"/>')
-            out.append(f'<text class="tick" x="{x:.1f}" y="{total + 17}" text-anchor="middle">{tick:,.0f}</text>')
+            at = left + (right - left) * tick / steps
+            out.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="0" y2="{total + 4}"/>')
+            out.append(f'<text class="tick" x="{at:.1f}" y="{total + 17}" text-anchor="middle">{tick:,.0f}</text>')
     shown = "step" if len(episode) == store.lengths[index] else f"step, of {int(store.lengths[index]):,}"
     out.append(f'<text class="tick" x="{left - 10}" y="{total + 17}" text-anchor="end">{shown}</text>')
     for row, (name, values, low, high, dimension) in enumerate(lines):
