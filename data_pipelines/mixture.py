@@ -77,9 +77,13 @@ def split_episodes(store: Store, config: SourceConfig, seed: int) -> dict[Split,
             f"(best return {best:g}); lower it, or set None where returns are negative"
         )
     if config.held_out_episodes >= len(kept):
+        filtered = len(kept) < len(store)
+        limit = f"{len(kept) - 1} or less" if len(kept) > 1 else "0"
+        there = "is only 1 episode" if len(kept) == 1 else f"are only {len(kept)} episodes"
+        there += f" of {len(store)} that expert_filter={config.expert_filter} keeps" if filtered else ""
         raise MixtureError(
-            f"{store.name}: held_out_episodes={config.held_out_episodes}, but only {len(kept)} episodes are left "
-            "after the filter: nothing would be trained on"
+            f"{store.name}: held_out_episodes={config.held_out_episodes} leaves nothing to train on: there {there}; "
+            f"set it to {limit}{', or lower expert_filter' if filtered else ''}"
         )
     train, held_out = filters.hold_out(kept, config.held_out_episodes, seed, store.name)
     return {"train": train, "held_out": held_out}

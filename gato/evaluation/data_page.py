@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from gato.data_pipelines.check import DISTINCT, LISTED, StoreReport, check_store
+from gato.data_pipelines.check import DISTINCT, LISTED, LeafReport, StoreReport, check_store
+from gato.data_pipelines.errors import MixtureError
 from gato.data_pipelines.mixture import SourceConfig, open_sources
 from gato.data_pipelines.rows import BEGIN, END, PROMPT_BEGIN, PROMPT_END, Rows
 from gato.data_pipelines.store import Store
 from gato.evaluation.page import header, page, section
-from gato.evaluation.report_charts import number
+from gato.evaluation.report_charts import number, ticks
 from gato.evaluation.report_pictures import describe_tokens, png_uri, token_card
 from gato.tokenizers.errors import GatoError
 from gato.tokenizers.layout import Layout
@@ -39,6 +40,7 @@ def write_data_page(paths: Sequence[Path], out: Path, length: int = 1024, text_m
 
     Raises:
       StoreError: a path is no store.
+      MixtureError: rows of this length cannot be packed; the page is written all the same, with the refusal in it.
     """
     text = TextTokenizer.from_file(text_model) if text_model else TextTokenizer.default()
     vocabulary = Vocabulary(text.size)
@@ -47,13 +49,14 @@ def write_data_page(paths: Sequence[Path], out: Path, length: int = 1024, text_m
     tiles = [
         (f"{sum(report.episodes for report in reports):,}", "episodes and documents"),
         (f"{sum(report.timesteps for report in reports):,}", "timesteps"),
-        (f"{sum(report.bytes for report in reports) / 1e6:,.0f} MB", "on the disk"),
+        (_size(sum(report.bytes for report in reports)), "on the disk"),
         (
             f"{sum(report.violated for report in reports):,}",
             f"bad episodes (of {sum(r.checked for r in reports):,} read)",
         ),
     ]
     sections = [header("Data", "What the stores hold, and what the network will read of them.", tiles)]
+    refused = []
     for report in reports:
         store = Store(report.path)
         shown = min(SHOWN_EPISODES, len(store))
@@ -63,19 +66,47 @@ def write_data_page(paths: Sequence[Path], out: Path, length: int = 1024, text_m
             *(_unless_damaged(_frames, store, index) for index in chosen),
             _unless_damaged(_actions, store, chosen[0]),
             _unless_damaged(functools.partial(_tokens, tokenizer, text), store, chosen[0]),
-            _packing(report.path, tokenizer, length),
         ]
+        try:
+            body.append(_packing(report.path, tokenizer, length))
+        except GatoError as error:
+            body.append(f'<div class="card"><h3>Rows</h3><p class="note">{html.escape(str(error))}</p></div>')
+            if isinstance(error, MixtureError):  # the settings are wrong; damage is listed with the statistics
+                refused.append(str(error))
         sections.append(section(store.name, f"{report.path}", "".join(part for part in body if part)))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page("Data", sections), encoding="utf-8")
+    if refused:
+        more = f" (and so for {len(refused) - 1} more)" if len(refused) > 1 else ""
+        raise MixtureError(f"{refused[0]}{more}; {out} is written, without the rows")
     return out
 
 
+def _size(size: int) -> str:
+    """Bytes as a reader wants them: 12 kB, 3.4 GB."""
+    scale, unit = next(((s, u) for s, u in ((1e9, "GB"), (1e6, "MB")) if size >= s), (1e3, "kB"))
+    return f"{size / scale:,.0f} {unit}" if size >= 10 * scale else f"{size / scale:,.1f} {unit}"
+
+
+def _count(value: float) -> str:
+    """A whole number without decimals; a median may lie between two."""
+    return f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
+
+
+def _range(leaf: LeafReport) -> str:
+    if not np.isfinite(leaf.low):
+        return "–"
+    low, high = map(number if leaf.spec.modality == "continuous" else _count, (leaf.low, leaf.high))
+    return (low if low == high else f"{low} … {high}") + (" characters" if leaf.spec.modality == "text" else "")
+
+
 def _statistics(report: StoreReport) -> str:
-    rows = []
+    rows = ["<tr>" + "".join(f"<th>{name}</th>" for name in ("leaf", "kind", "shape", "range", "notes")) + "</tr>"]
     for leaf in report.leaves:
         notes = []
-        if leaf.constant:
+        if leaf.constant == leaf.dimensions:
+            notes.append("always the same")
+        elif leaf.constant:
             notes.append(f"{leaf.constant} of {leaf.dimensions} never change")
         if leaf.not_finite:
             notes.append(f"{leaf.not_finite:.2%} NaN or infinite")
@@ -83,20 +114,21 @@ def _statistics(report: StoreReport) -> str:
             notes.append(f"{leaf.outside:.2%} outside the range")
         if leaf.saturated:
             notes.append(f"{leaf.saturated:.2%} saturated")
-        if leaf.distinct is not None:
+        if leaf.distinct is not None and leaf.constant < leaf.dimensions:
             notes.append(f"{leaf.distinct:,}{' or more' if leaf.distinct == DISTINCT else ''} different values")
         cells = (
             leaf.name,
             leaf.spec.modality,
             "x".join(map(str, leaf.spec.shape)) or "–",
-            f"{number(leaf.low)} … {number(leaf.high)}",
+            _range(leaf),
             "; ".join(notes),
         )
         rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
     listed = report.violations[:LISTED]
     bad = "".join(f'<p class="note">bad: {html.escape(message)}</p>' for _, message in listed)
-    lengths, returns = (" … ".join(number(values[k]) for k in (0, 2, 4)) for values in (report.lengths, report.returns))
-    about = f"lengths {lengths}, returns {returns} (lowest, median, highest)"
+    lengths = " … ".join(_count(report.lengths[k]) for k in (0, 2, 4))
+    returns = " … ".join(number(report.returns[k]) for k in (0, 2, 4))
+    about = f"lengths {lengths} timesteps, returns {returns} (lowest, median, highest)"
     about += f"; {html.escape(str(report.metadata['fps']))} frames a second" if "fps" in report.metadata else ""
     return f'<div class="card"><table>{"".join(rows)}</table><p class="note">{about}</p>{bad}</div>'
 
@@ -122,12 +154,15 @@ def _frames(store: Store, index: int) -> str:
     strips = []
     for leaf in leaves:
         pictures = "".join(
-            f'<img src="{png_uri(values[leaf][0])}" alt="{html.escape(leaf)}, step {step}" '
-            f'title="step {step}" height="96">'
+            f'<figure><img src="{png_uri(values[leaf][0])}" alt="{html.escape(leaf)}, step {step}">'
+            f"<figcaption>step {step}</figcaption></figure>"
             for step, values in zip(chosen, steps, strict=True)
         )
         caption = f"{leaf}; {words}" if words else leaf
-        strips.append(f"<figure>{pictures}<figcaption>{html.escape(caption)}</figcaption></figure>")
+        strips.append(
+            f'<figure class="strip"><figcaption>{html.escape(caption)}</figcaption>'
+            f'<div class="frames">{pictures}</div></figure>'
+        )
     return f'<div class="card"><h3>Frames of episode {index}</h3>{"".join(strips)}</div>'
 
 
@@ -145,7 +180,6 @@ def _tokens(tokenizer: SequenceTokenizer, text: TextTokenizer, store: Store, ind
 def _actions(store: Store, index: int) -> str:
     """Each dimension of the actions over time, between the bounds of its leaf."""
     episode = store.episode(index, 0, min(int(store.lengths[index]), ACTION_STEPS))
-    width, height, gap = 900, 44, 8
     lines = []
     for path, leaf in store.spec.actions.items():
         if leaf.modality == "text":
@@ -161,50 +195,72 @@ def _actions(store: Store, index: int) -> str:
             )
     if not lines:
         return ""
+    width, height, gap, left = 900, 44, 26, 190
+    right, steps = width - 10, max(len(episode) - 1, 1)
+    total = len(lines) * (height + gap) - gap
     out = []
+    for tick in ticks(0, steps):
+        if tick == round(tick):  # a short axis has halves, too
+            at = left + (right - left) * tick / steps
+            out.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="0" y2="{total + 4}"/>')
+            out.append(f'<text class="tick" x="{at:.1f}" y="{total + 17}" text-anchor="middle">{tick:,.0f}</text>')
+    shown = "step" if len(episode) == store.lengths[index] else f"step, of {int(store.lengths[index]):,}"
+    out.append(f'<text class="tick" x="{left - 10}" y="{total + 17}" text-anchor="end">{shown}</text>')
     for row, (name, values, low, high, dimension) in enumerate(lines):
         top = row * (height + gap)
         span = max(float(high[dimension] - low[dimension]), 1e-9)
-        x = 140 + (width - 150) * np.arange(len(values)) / max(len(values) - 1, 1)
+        x = left + (right - left) * np.arange(len(values)) / steps
         y = top + height - height * (values - low[dimension]) / span
         points = "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(x, y, strict=True))
-        out.append(f'<text class="tick" x="0" y="{top + height / 2 + 4:.0f}">{html.escape(name)}</text>')
-        for edge in (top, top + height):
-            out.append(f'<line class="grid" x1="140" x2="{width - 10}" y1="{edge}" y2="{edge}"/>')
+        short = name if len(name) <= 24 else f"…{name[-23:]}"
+        middle = f'x="0" y="{top + height / 2 + 4:.0f}"'
+        out.append(f'<text class="tick" {middle}>{html.escape(short)}<title>{html.escape(name)}</title></text>')
+        for edge, bound in ((top, high[dimension]), (top + height, low[dimension])):
+            out.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{edge}" y2="{edge}"/>')
+            out.append(f'<text class="tick" x="{left - 10}" y="{edge + 4}" text-anchor="end">{bound:,.6g}</text>')
         out.append(f'<path class="line s{row % 8}" d="M{points}"/>')
-    total = len(lines) * (height + gap)
     chart = (
-        f'<svg class="chart" viewBox="0 -4 {width} {total + 8}" role="img" aria-label="actions">{"".join(out)}</svg>'
+        f'<svg class="chart" viewBox="0 -8 {width} {total + 30}" role="img" aria-label="actions">{"".join(out)}</svg>'
     )
     return f'<div class="card"><h3>Actions of episode {index}</h3>{chart}</div>'
 
 
 def _packing(path: Path, tokenizer: SequenceTokenizer, length: int) -> str:
-    """The first rows of a training on this store alone: a box for each segment, its prompt in another colour."""
-    try:
-        sources = open_sources([SourceConfig(path, expert_filter=None)], tokenizer, length, seed=0)
-        table, row_of = Rows(sources, length, seed=0).segments(0, SHOWN_ROWS)
-    except GatoError as error:
-        return f'<div class="card"><h3>Rows</h3><p class="note">{html.escape(str(error))}</p></div>'
+    """The first rows of a training on this store alone: a box for each segment, its prompt in another colour.
+
+    Raises:
+      MixtureError: rows of this length cannot hold what is in the store.
+    """
+    sources = open_sources([SourceConfig(path, expert_filter=None)], tokenizer, length, seed=0)
+    table, row_of = Rows(sources, length, seed=0).segments(0, SHOWN_ROWS)
+    colours = {
+        "prompt": "patch",
+        "document" if sources[0].store.spec.kind == "document" else "episode window": "action",
+    }
     width, height = 900, 14
-    out, used = [], np.zeros(SHOWN_ROWS, np.int64)
+    out = [
+        f'<rect class="bed" width="{width}" y="{row * (height + 3)}" height="{height}" rx="2"/>'
+        for row in range(SHOWN_ROWS)
+    ]
+    used, drawn = np.zeros(SHOWN_ROWS, np.int64), set()
     for segment, row in zip(table, row_of.tolist(), strict=True):
-        for kind, tokens in (
-            ("patch", segment[PROMPT_END] - segment[PROMPT_BEGIN]),
-            ("action", segment[END] - segment[BEGIN]),
-        ):
+        counts = segment[PROMPT_END] - segment[PROMPT_BEGIN], segment[END] - segment[BEGIN]
+        for (name, colour), tokens in zip(colours.items(), map(int, counts), strict=True):
             if not tokens:
                 continue
-            x, w = width * used[row] / length, width * int(tokens) / length
+            x, w = width * used[row] / length, width * tokens / length
             out.append(
                 f'<rect x="{x:.1f}" y="{row * (height + 3)}" width="{max(w - 1, 0.5):.1f}" height="{height}" rx="2" '
-                f'style="fill:var(--{kind})"><title>{int(tokens)} tokens</title></rect>'
+                f'style="fill:var(--{colour})"><title>{name}: {tokens} tokens</title></rect>'
             )
-            used[row] += int(tokens)
+            used[row] += tokens
+            drawn.add(name)
     share = used.sum() / (SHOWN_ROWS * length)
+    keys = [(f"{name}s", colour) for name, colour in colours.items() if name in drawn] + [("empty", "faint")]
+    key = "".join(f'<li><i style="background:var(--{colour})"></i>{name}</li>' for name, colour in keys)
     chart = (
         f'<svg class="chart" viewBox="0 0 {width} {SHOWN_ROWS * (height + 3)}" role="img" aria-label="rows">'
         f"{''.join(out)}</svg>"
     )
-    note = f"the first {SHOWN_ROWS} rows of {length:,} tokens, {share:.1%} full; prompts in the colour of patches"
-    return f'<div class="card"><h3>Rows</h3>{chart}<p class="note">{note}</p></div>'
+    note = f"the first {SHOWN_ROWS} rows of {length:,} tokens, {share:.1%} full"
+    return f'<div class="card"><h3>Rows</h3><ul class="key">{key}</ul>{chart}<p class="note">{note}</p></div>'

@@ -195,7 +195,10 @@ def _choose(known: Mapping[str, SourceMeta], name: str) -> Chosen | None:
         pictured = any(leaf.modality == "image" for leaf in meta.spec.observations.values())
         return Chosen(source, "", meta) if pictured else None
     if not meta.task:
-        raise UnknownTaskError(f"source {source!r} of the checkpoint names no task")
+        raise UnknownTaskError(
+            f"source {source!r} of the checkpoint names no task; name one that plays it with --tasks SUITE/TASK, of "
+            "`gato suites` or of a suite of your own, or import its data with a task: see the end of docs/data.md"
+        )
     get_task(meta.task)  # its suite may be missing: say so before anything is played
     return Chosen(source, meta.task, meta)
 

@@ -142,7 +142,7 @@ def line_chart(
 
     out = [f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(title)}">']
     out.append(f'<text class="title" x="0" y="14">{html.escape(title)}</text>')
-    for tick in _ticks(y_low, y_high):
+    for tick in ticks(y_low, y_high):
         ty = at(tick)
         out.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{ty:.1f}" y2="{ty:.1f}"/>')
         out.append(f'<text class="tick" x="{left - 6}" y="{ty + 3.5:.1f}" text-anchor="end">{tick:g}</text>')
@@ -169,7 +169,7 @@ def line_chart(
     return "\n".join([*out, "</svg>"])
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def ticks(low: float, high: float) -> list[float]:
     """Three to six round values in [low, high]."""
     span = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(span))

@@ -184,7 +184,12 @@ def test_prompt_limits(stores):
         ("text", {"window_timesteps": 1}, 128, "documents have no timesteps"),
         ("vectors", {}, 7, "a timestep of episode 0 has 8 tokens, a row has 7: use rows of at least 8"),
         ("captions", {}, 5, r"captions: document \d+ has \d+ tokens, a row has 5"),
-        ("vectors", {"held_out_episodes": 20}, 128, "held_out_episodes=20, but only 20 episodes"),
+        (
+            "vectors",
+            {"held_out_episodes": 20},
+            128,
+            "held_out_episodes=20 leaves nothing to train on: there are only 20 episodes; set it to 19 or less$",
+        ),
         ("vectors", {"prompt_probability": 1.5}, 128, r"prompt_probability=1.5 must be in \[0, 1\]"),
         ("vectors", {"prompt_timesteps": 0}, 128, "prompt_timesteps=0 must be at least 1"),
     ],
@@ -193,6 +198,32 @@ def test_mistakes_are_one_clear_line(stores, name, config, length, message):
     with pytest.raises(MixtureError, match=message) as error:
         open_one(stores[name], length, **config)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("returns", "held_out", "most", "message"),
+    [
+        ([1.0], 4, 0, "is only 1 episode; set it to 0"),
+        ([1.0, 1.0], 2, 1, "are only 2 episodes; set it to 1 or less"),
+        (
+            [1.0, 0.0, 0.1],
+            1,
+            0,
+            "is only 1 episode of 3 that expert_filter=0.8 keeps; set it to 0, or lower expert_filter",
+        ),
+    ],
+)
+def test_too_many_held_out_episodes_are_refused_with_the_way_out(tmp_path, returns, held_out, most, message):
+    """The filter is only spoken of where it took something away."""
+    rng = np.random.default_rng(0)
+    episodes = [missions_episode(rng, number, 5) for number in range(len(returns))]
+    for episode, value in zip(episodes, returns, strict=True):
+        episode.rewards[:] = value / 5
+    path = write_store(tmp_path / "s", "s", MISSIONS, episodes)
+    with pytest.raises(MixtureError) as error:
+        open_one(path, held_out_episodes=held_out)
+    assert str(error.value) == f"s: held_out_episodes={held_out} leaves nothing to train on: there {message}"
+    assert len(open_one(path, held_out_episodes=most).episodes["train"]) == 1
 
 
 def test_an_observation_too_long_for_its_positions_is_refused_before_a_row_shows_it(tmp_path):

@@ -60,6 +60,12 @@ def test_from_recordings_to_a_page(recordings, tmp_path, capsys):
     for words in ("lab/cups", "Frames", "Actions of episode 0", "Rows", "stack the red cups", "data:image/png"):
         assert words in page
     assert "http" not in page.replace("http://www.w3.org", "")
+    capsys.readouterr()
+    assert main(["data", "show", str(store), "--out", str(tmp_path / "short.html"), "--length", "10"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("gato: lab/cups: a timestep of episode 0 has ")
+    assert error.endswith(f"{tmp_path / 'short.html'} is written, without the rows")
+    assert "Frames" in (tmp_path / "short.html").read_text()
 
 
 def test_bad_records_are_listed(recordings, tmp_path, capsys):

@@ -10,6 +10,7 @@ import pytest
 
 from gato.data_pipelines import store_writer
 from gato.data_pipelines.episode import Episode, EpisodeSpec, LeafSpec
+from gato.data_pipelines.errors import MixtureError
 from gato.data_pipelines.store import Store
 from gato.data_pipelines.store_writer import StoreWriter
 from gato.evaluation.data_page import write_data_page
@@ -75,3 +76,59 @@ def test_a_damaged_episode_is_named_on_the_page(tmp_path, monkeypatch):
     assert headings(page)[:2] == ["Frames of episode 0", "Frames of episode 2"]
     assert "Actions of episode 0" in page
     assert page.count("data-00001.array_record") >= 2  # in the statistics and in place of the frames
+
+
+def test_figures_as_a_reader_wants_them(tmp_path):
+    page = write_data_page([write(tmp_path / "s", [20, 32, 39])], tmp_path / "data.html", 256).read_text()
+    table = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", page)]
+    assert table[0] == ["leaf", "kind", "shape", "range", "notes"]
+    assert table[1] == ["observations.an_order", "text", "–", "16 characters", "always the same"]
+    assert table[2][3] == "0 … 255"
+    assert "lengths 20 … 32 … 39 timesteps," in page
+    size = sum(file.stat().st_size for file in (tmp_path / "s").glob("*.array_record"))
+    assert 10_000 < size < 1_000_000
+    assert f"<b>{size / 1e3:,.0f} kB</b>" in page
+
+
+def test_each_frame_and_each_action_is_marked(tmp_path):
+    page = write_data_page([write(tmp_path / "s", [15])], tmp_path / "data.html", 256).read_text()
+    steps = re.findall(r"<figcaption>step (\d+)</figcaption>", page)
+    assert steps == ["0", "2", "4", "6", "8", "10", "12", "14"]
+    chart = re.search(r'<svg[^>]*aria-label="actions">(.*?)</svg>', page, re.DOTALL)[1]
+    words = re.findall(r"<text[^>]*>([^<]*)", chart)
+    assert words == ["0", "5", "10", "step", "action[0]", "1", "-1", "action[1]", "1", "-1"]
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_time_axis_of_a_very_short_episode_has_whole_steps(tmp_path, steps):
+    page = write_data_page([write(tmp_path / "s", [steps])], tmp_path / "data.html", 256).read_text()
+    chart = re.search(r'<svg[^>]*aria-label="actions">(.*?)</svg>', page, re.DOTALL)[1]
+    assert re.findall(r"<text[^>]*>([^<]*)", chart)[:3] == ["0", "1", "step"]
+
+
+def test_the_key_names_the_colours_that_occur(tmp_path):
+    page = write_data_page([write(tmp_path / "s", [30] * 20)], tmp_path / "data.html", 256).read_text()
+    key = re.findall(r'<li><i style="background:(.*?)"></i>(.*?)</li>', page)
+    assert key == [("var(--patch)", "prompts"), ("var(--action)", "episode windows"), ("var(--faint)", "empty")]
+    for colour, _ in key[:2]:
+        assert f'style="fill:{colour}"' in page
+    assert "prompt: " in page
+
+    spec = EpisodeSpec.of({"text": LeafSpec("text")}, {}, "document")
+    with StoreWriter(tmp_path / "t", "texts", spec, {}) as writer:
+        for number in range(50):
+            writer.write(Episode({"text": [f"document {number}"]}, {}, np.zeros(1, np.float32)))
+    page = write_data_page([tmp_path / "t"], tmp_path / "data.html", 64).read_text()
+    assert re.findall(r"</i>(.*?)</li>", page) == ["documents", "empty"]
+
+
+def test_rows_too_short_are_refused_after_the_page_is_written(tmp_path):
+    stores = [write(tmp_path / name, [4]) for name in ("a", "b")]
+    refusal = "lab/cups: a timestep of episode 0 has .* tokens, a row has 10"
+    with pytest.raises(
+        MixtureError, match=rf"{refusal}.* \(and so for 1 more\); .*data.html is written, without the rows"
+    ):
+        write_data_page(stores, tmp_path / "data.html", 10)
+    page = (tmp_path / "data.html").read_text()
+    assert len(re.findall(refusal, page)) == 2
+    assert headings(page).count("Actions of episode 0") == 2

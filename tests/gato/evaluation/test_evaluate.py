@@ -170,6 +170,17 @@ def test_suites_choose_the_tasks_that_the_checkpoint_has(toy_run):
         choose(meta, ["nowhere/at-all"], None)
 
 
+def test_a_source_without_a_task_is_left_out_with_the_way_to_play_it(toy_run, capsys):
+    meta = load_meta(toy_run)
+    nameless = dataclasses.replace(meta.sources["toy/match"], task="")
+    meta = dataclasses.replace(meta, sources={**meta.sources, "toy/match": nameless})
+    assert "toy/match" not in [choice.source for choice in choose(meta, None, None)]
+    err = capsys.readouterr().err
+    assert "toy/match: left out, nothing can play it: source 'toy/match' of the checkpoint names no task; " in err
+    assert "--tasks SUITE/TASK" in err
+    assert "the end of docs/data.md" in err
+
+
 def test_a_suite_that_is_new_to_the_checkpoint_is_played_as_a_whole(toy_run, unruly_suite, capsys):
     chosen = choose(load_meta(toy_run), None, ["unruly"])
     assert [choice.task for choice in chosen] == sorted(unruly_suite.task_names())
