@@ -24,6 +24,7 @@ import jax
 from jax._src import distributed  # the client's key-value store has no public name
 
 from gato.tokenizers.errors import GatoError, printed
+from gato.training.checkpoint_meta import CheckpointError
 
 BEAT = 1.0  # seconds between two signs of life
 LOST_AFTER = 30.0  # seconds without one
@@ -59,8 +60,8 @@ class Peers:
     ) -> None:
         if self._client is None:
             return
-        if error is not None and isinstance(error.__cause__ or error, jax.errors.JaxRuntimeError):
-            # A broken collective, most likely, in a step or a save, and the watching thread will know of whom.
+        if isinstance(error, jax.errors.JaxRuntimeError | CheckpointError):
+            # Perhaps a broken collective, of a step or a save, and the watching thread will know of whom.
             time.sleep(LOST_AFTER + 2 * BEAT)
         self._over.set()
         self._watching.join(GRACE)  # or its next beat would stand where the last word belongs
