@@ -58,7 +58,7 @@ class StoreReport:
       lengths, returns: quantiles 0, 25, 50, 75, 100 %.
       leaves: one report each. bytes: on the disk.
       violations: (episode, message) of each bad episode: file, episode, leaf and step of each thing that is wrong.
-      skipped: records that the import left out.
+      skipped: records that the import left out. kind: of the episodes, "control" or "document".
     """
 
     name: str
@@ -73,6 +73,7 @@ class StoreReport:
     metadata: dict[str, Any]
     violations: list[tuple[int, str]]
     skipped: int
+    kind: str
 
     @property
     def violated(self) -> int:
@@ -126,6 +127,7 @@ def check_store(path: Path | str, episodes: int | None = None, progress: bool = 
         metadata=store.metadata,
         violations=violations,
         skipped=int(store.metadata.get("import", {}).get("skipped", 0)),
+        kind=store.spec.kind,
     )
 
 

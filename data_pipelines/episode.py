@@ -76,7 +76,12 @@ def mistakes(episode: Episode, spec: EpisodeSpec) -> Iterator[str]:
     ):
         if set(leaves) != set(arrays):
             missing, extra = sorted(set(leaves) - set(arrays)), sorted(set(arrays) - set(leaves))
-            yield f"{group}: missing {missing or 'nothing'}, not in the spec {extra or 'nothing'}"
+            words = [
+                f"{', '.join(names)} {what}"
+                for names, what in ((missing, "missing"), (extra, "not in the spec"))
+                if names
+            ]
+            yield f"{group}: {'; '.join(words)}"
         for path, leaf in leaves.items():
             mistake = _mistake(arrays[path], leaf, steps) if path in arrays else ""
             if mistake:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gato.tokenizers.errors import counted
+
 if TYPE_CHECKING:  # not when it runs: `gato --help` waits for nothing
     from gato.data_pipelines.import_source import Imported
     from gato.data_pipelines.readers.registry import SourceReference
@@ -20,7 +22,7 @@ def add_import_arguments(parser: argparse.ArgumentParser) -> None:
         "source", metavar="SOURCE", help="folder or file; or FILE.py[:NAME] with a DatasetSpec, or its name"
     )
     parser.add_argument("dest", type=Path, metavar="DEST", help="the store to make")
-    parser.add_argument("--path", default="", metavar="FOLDER", help="of the data, where the DatasetSpec names none")
+    parser.add_argument("--path", default="", metavar="FOLDER", help="of the data, if SOURCE is a DatasetSpec")
     parser.add_argument(
         "--format", default="", help="rlds, rlu, minari, lerobot, arrays, text, ... (default: found out)"
     )
@@ -51,11 +53,15 @@ def reference_of(arguments: argparse.Namespace) -> SourceReference:
 def report_of(done: Imported) -> Iterator[str]:
     """The lines that tell what an import did."""
     what = "was imported before" if done.already_there else "imported"
-    yield f"{done.store}: {what}: {done.episodes:,} episodes, {done.timesteps:,} timesteps"
+    sizes = [counted(done.episodes, "episode"), counted(done.timesteps, "timestep")]
+    if done.kind == "document":
+        sizes = [counted(done.episodes, "document")]
+    yield f"{done.store}: {what}: {', '.join(sizes)}"
     if done.empty:
-        yield f"left out {done.empty:,} empty documents"
+        yield f"left out {counted(done.empty, 'empty document')}"
     if done.skipped:
-        yield f"skipped {len(done.skipped):,} bad episodes or files (all in {done.store}/skipped.jsonl):"
+        bad = f"{len(done.skipped):,} bad {'episode or file' if len(done.skipped) == 1 else 'episodes or files'}"
+        yield f"skipped {bad} (all in {done.store}/skipped.jsonl):"
         yield from (f"  record {number}: {why}" for number, why in done.skipped[:SHOWN])
 
 

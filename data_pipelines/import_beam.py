@@ -55,7 +55,9 @@ def import_with_beam(
         _ = parts | "import" >> beam.Map(write)
     for part in plan.waiting():
         if failure(part).exists():
-            raise SourceError(json.loads(failure(part).read_text()))
+            why = json.loads(failure(part).read_text())
+            plan.tidy()
+            raise SourceError(why)
         raise StoreError(f"{folder / part.name}: no worker wrote it here; {dest.parent} must be a folder that all see")
     return plan.finish()
 

@@ -29,7 +29,7 @@ from gato.data_pipelines.readers.registry import OpenSource, SourceReference, op
 from gato.data_pipelines.store import Store
 from gato.data_pipelines.store_writer import StoreWriter, merge_parts
 from gato.data_pipelines.worker_process import as_finished, start_worker, worker_pool
-from gato.tokenizers.errors import GatoError
+from gato.tokenizers.errors import GatoError, counted
 
 PART_BYTES = 64 << 20
 PART_RECORDS = 1 << 16  # at most: where a record gives little or nothing, reading it is what takes time
@@ -47,6 +47,7 @@ class Imported:
       skipped: (record, why) of what was left out because it was bad: an episode, or the rest of a record.
       already_there: whether the folder held this very import before.
       empty: documents without text, which were left out.
+      kind: of the episodes, "control" or "document".
     """
 
     store: Path
@@ -55,6 +56,7 @@ class Imported:
     skipped: list[tuple[int, str]]
     already_there: bool
     empty: int = 0
+    kind: str = "control"
 
 
 def import_source(
@@ -75,7 +77,7 @@ def import_source(
 
     Raises:
       SourceError: the source cannot be read; the message names the file, the record and the leaf. A file that cannot
-        even be opened is refused before anything is written. What was imported is kept: the same call goes on.
+        even be opened is refused before anything is written. Parts that were finished are kept: the same call goes on.
       StoreError: ``dest`` holds something else, the disk is full, or nothing is left to import.
     """
     plan = plan_import(reference, dest, bad)
@@ -84,8 +86,12 @@ def import_source(
     waiting, name = plan.waiting(), plan.source.name
     total = sum(part.stop - part.start for part in plan.parts)
     done = total - sum(part.stop - part.start for part in waiting)
-    with show_progress(total, "importing", progress, done) as advance:
-        _run(waiting, plan, min(processes, len(waiting)), lambda count: advance(count, name))
+    try:
+        with show_progress(total, "importing", progress, done) as advance:
+            _run(waiting, plan, min(processes, len(waiting)), lambda count: advance(count, name))
+    except GatoError:
+        plan.tidy()
+        raise
     return plan.finish()
 
 
@@ -131,20 +137,27 @@ class ImportPlan:
             return False
         return True
 
+    def tidy(self) -> None:
+        """After a refusal: removes the folder unless a part in it is finished, with which the same call goes on."""
+        if len(self.waiting()) == len(self.parts):
+            shutil.rmtree(self.folder, ignore_errors=True)
+
     def finish(self) -> Imported:
         """Makes the finished parts one store, atomically."""
         records = len(self.source.reader)
         left_out = [_left_out(self.folder, part) for part in self.parts]
         skipped, empty = [entry for bad, _ in left_out for entry in bad], sum(count for _, count in left_out)
-        about = {"identity": self.identity, "format": self.source.format, "records": records}
+        about: dict[str, Any] = {"identity": self.identity, "identities": dict(self.source.identities)}
+        about |= {"format": self.source.format, "records": records}
         about |= {"skipped": len(skipped), "empty": empty}
         parts = [self.folder / part.name for part in self.parts]
         if not any(len(Store(part)) for part in parts):
             why = "the source, or its transform, gives no episode"
             if empty:
-                why += f"; {empty} documents are empty"
+                why += f"; it has {counted(empty, 'empty document')}"
             if skipped:
-                why = f"no episode is left, {len(skipped)} were skipped as bad; the first: {skipped[0][1]}"
+                why = f"no episode is left, {counted(len(skipped), 'bad record')} skipped; the first: {skipped[0][1]}"
+            shutil.rmtree(self.folder, ignore_errors=True)
             raise StoreError(f"{self.dest}: {why}")
         merge_parts(parts, self.folder, {**self.source.metadata, "import": about})
         with _writing(self.dest):
@@ -164,36 +177,47 @@ def plan_import(reference: SourceReference, dest: str | os.PathLike[str], bad: B
     source = open_source(reference)
     identity = f"{source.identity}-{store_format.VERSION}"
     if dest.exists() and not (dest.is_dir() and not any(dest.iterdir())):  # an empty folder is as good as none
-        return _existing(dest, identity, bad)
+        return _existing(dest, source, identity, bad)
     if bad == "fail" and source.reader.unreadable:
         raise source.reader.unreadable[0]
     folder = dest.with_name(f".{dest.name}.import")
     return ImportPlan(reference, source, dest, folder, _prepare(folder, source, identity, bad), bad, identity)
 
 
-def _existing(dest: Path, identity: str, bad: Bad) -> Imported:
+def _existing(dest: Path, source: OpenSource, identity: str, bad: Bad) -> Imported:
     if not (dest / "store.json").exists():
         raise StoreError(f"{dest}: exists, and is no store; choose another place")
     store = Store(dest)
-    found = store.metadata.get("import", {}).get("identity")
-    if found != identity:
-        what = "another import (other data, format or options)" if found else "a store that was not imported"
+    found = store.metadata.get("import", {})
+    if found.get("identity") != identity:
+        what = f"another import ({_difference(found, source)})" if found else "a store that was not imported"
         raise StoreError(f"{dest}: holds {what}; delete it or choose another folder")
     file = dest / "skipped.jsonl"
     listed = file.read_text().splitlines() if file.exists() else []
     skipped = [(int(number), why) for number, why in map(json.loads, listed)]
     if skipped and bad == "fail":
         raise StoreError(
-            f"{dest}: was imported without {len(skipped)} bad records; delete it, or ask for --bad skip again"
+            f"{dest}: was imported without {counted(len(skipped), 'bad record')}; delete it, or say --bad skip again"
         )
     _tidy(dest)  # the import may have been interrupted after its last word
     return _imported(dest, skipped, already_there=True)
 
 
+def _difference(found: dict[str, Any], source: OpenSource) -> str:
+    """What differs between the import that a store holds and this one, in words."""
+    before = found.get("identities", {})
+    parts = [part for part, now in source.identities.items() if part in before and before[part] != now]
+    if len(parts) > 1 and "format or options" in parts:  # the reader's options count as the data's, too
+        parts = [part for part in parts if not part.startswith("data files")]
+    return f"other {', '.join(parts)}" if parts else "other data, format or options"
+
+
 def _imported(dest: Path, skipped: list[tuple[int, str]], already_there: bool) -> Imported:
     store = Store(dest)
     empty = store.metadata["import"].get("empty", 0)
-    return Imported(dest, len(store), int(store.lengths.sum(dtype="int64")), skipped, already_there, empty)
+    return Imported(
+        dest, len(store), int(store.lengths.sum(dtype="int64")), skipped, already_there, empty, store.spec.kind
+    )
 
 
 def _prepare(folder: Path, source: OpenSource, identity: str, bad: Bad) -> list[Part]:

@@ -39,5 +39,6 @@ def check_ranges(episode: Episode, spec: EpisodeSpec, where: str) -> None:
                 value = np.asarray(values[path])[bad].flat[0]
                 raise SourceError(
                     f"{where}: {group}.{path}: step {step}: {value:g} outside the range {leaf.low}..{leaf.high}; "
-                    "declare a wider range in a DatasetSpec, or skip such episodes with --bad skip"
+                    "declare a wider range in a DatasetSpec (of npz and HDF5 also in spec.json), or skip such episodes "
+                    "with --bad skip"
                 )

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gato.data_pipelines.episode import Episode
-from gato.data_pipelines.errors import StoreError
+from gato.data_pipelines.errors import SourceError, StoreError
 from gato.data_pipelines.progress import progress as show_progress
 from gato.data_pipelines.readers.text import TextReader
 from gato.data_pipelines.store import Store
@@ -21,6 +21,9 @@ def texts_of(paths: Sequence[Path], progress: bool = False) -> Iterator[str]:
     Raises:
       StoreError, SourceError: a path is no store and no text, now; or is damaged, while it is read.
     """
+    missing = next((path for path in paths if not path.exists()), None)
+    if missing is not None:
+        raise SourceError(f"{missing}: no such file or folder")
     opened = [_store(path) if (path / "store.json").exists() else TextReader(path, {}) for path in paths]
     return _texts(opened, progress)
 

@@ -109,7 +109,8 @@ def _check_local_positions(store: Store, tokenizer: SequenceTokenizer, widest: n
         what = "a picture of a document" if store.spec.kind == "document" else f"a timestep of episode {episode}"
         raise MixtureError(
             f"{store.name}: {what} observes {observed} tokens, but there are {tokenizer.local_positions} local "
-            f"positions: set --config.model.local_positions={observed}, or observe less"
+            f"positions: observe less (pictures as uint8, not as numbers), or set "
+            f"--config.model.local_positions={observed}"
         )
 
 

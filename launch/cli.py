@@ -299,7 +299,7 @@ def _add_data(commands: Any) -> None:
         "texts", nargs="+", type=Path, metavar="TEXT", help="stores with text, text files, JSONL, parquet"
     )
     text.add_argument("--out", type=Path, required=True, metavar="FILE", help="the model")
-    text.add_argument("--pieces", type=_positive, default=32_000, metavar="N", help="(default 32000, the paper's)")
+    text.add_argument("--pieces", type=_positive, default=32_000, metavar="N", help="at least 1024 (default 32000)")
 
 
 _Formatter = argparse.RawDescriptionHelpFormatter

@@ -16,7 +16,7 @@ from gato.data_pipelines.check import DISTINCT, LISTED, LeafReport, StoreReport,
 from gato.data_pipelines.import_arguments import reference_of, report_of
 from gato.data_pipelines.import_source import import_source
 from gato.launch.scores import PIPED_WIDTH
-from gato.tokenizers.errors import GatoError
+from gato.tokenizers.errors import GatoError, counted
 
 
 def run(arguments: argparse.Namespace) -> int | None:
@@ -84,10 +84,13 @@ def _print(report: StoreReport, console: Console) -> None:
     size = f"{report.bytes / 1e6:,.1f} MB"
     read = "all" if report.checked == report.episodes else f"{report.checked:,} drawn at random"
     console.print(f"[bold]{escape(report.name)}[/]  {escape(str(report.path))}", soft_wrap=True)
-    console.print(f"  {report.episodes:,} episodes, {report.timesteps:,} timesteps, {size}; read: {read}")
-    console.print(
-        f"  lengths {_quantiles(report.lengths)}; returns {_quantiles(report.returns)} (0, 25, 50, 75, 100 %)"
-    )
+    if report.kind == "document":
+        console.print(f"  {counted(report.episodes, 'document')}, {size}; read: {read}")
+    else:
+        held = f"{counted(report.episodes, 'episode')}, {counted(report.timesteps, 'timestep')}"
+        returns = f"; returns {_quantiles(report.returns)}" if any(report.returns) else ""
+        console.print(f"  {held}, {size}; read: {read}")
+        console.print(f"  lengths {_quantiles(report.lengths)}{returns} (0, 25, 50, 75, 100 %)")
     if "fps" in report.metadata:
         console.print(f"  {report.metadata['fps']} frames a second")
     columns = ("leaf", "kind", "shape", "range", "mean", "constant", "NaN", "outside", "saturated", "values")
@@ -96,7 +99,9 @@ def _print(report: StoreReport, console: Console) -> None:
         table.add_row(*map(escape, _cells(leaf)))
     console.print(table)
     if report.skipped:
-        words = f"{report.skipped:,} records were skipped by the import[/]: {escape(str(report.path))}/skipped.jsonl"
+        words = (
+            f"{counted(report.skipped, 'record')} skipped by the import[/]: {escape(str(report.path))}/skipped.jsonl"
+        )
         console.print(f"  [yellow]{words}", soft_wrap=True)
     for _, message in report.violations[:LISTED]:
         console.print(f"  [red]{escape(message)}[/]", soft_wrap=True)  # one line each, for grep
@@ -112,7 +117,7 @@ def _cells(leaf: LeafReport) -> tuple[str, ...]:
         leaf.name,
         spec.modality,
         "" if spec.modality == "text" else "x".join(map(str, spec.shape)) or "scalar",
-        f"{leaf.low:.3g} … {leaf.high:.3g}",
+        f"{leaf.low:.3g} … {leaf.high:.3g}{' characters' if spec.modality == 'text' else ''}",
         f"{leaf.mean:.3g}",
         f"{leaf.constant} of {leaf.dimensions}" if leaf.constant else "",
         f"{leaf.not_finite:.2%}" if leaf.not_finite else "",

@@ -41,3 +41,8 @@ def suggest(name: str, known: Iterable[str], otherwise: Iterable[str] | None = N
         return f"did you mean {near[0]!r}?"
     shown = sorted(known if otherwise is None else otherwise)
     return f"known: {', '.join(shown[:20]) or 'none'}{' and more' if len(shown) > 20 else ''}"
+
+
+def counted(number: int, what: str) -> str:
+    """ "1 episode", "2,000 episodes"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

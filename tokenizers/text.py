@@ -11,6 +11,7 @@ import functools
 import hashlib
 import io
 import pathlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -20,6 +21,7 @@ from gato.tokenizers.errors import GatoError, SpecError, VocabularyError
 
 DEFAULT_MODEL = pathlib.Path(__file__).with_name("default_32000.model")
 DEFAULT_SIZE = 32000
+LEAST_SIZE = 1024  # discrete values share the ids of the pieces
 _LONGEST_CACHED = 1024  # characters; instructions repeat, documents do not
 
 
@@ -44,9 +46,11 @@ class TextTokenizer:
 
     @staticmethod
     def from_file(path: str | pathlib.Path) -> TextTokenizer:
-        """Raises GatoError if the file cannot be read."""
+        """Raises GatoError if the file cannot be read, or is something else."""
         try:
             return TextTokenizer(pathlib.Path(path).read_bytes())
+        except VocabularyError:
+            raise VocabularyError(f"{path}: is no SentencePiece model; `gato data train-tokenizer` makes one") from None
         except OSError as error:
             raise GatoError(f"{path}: cannot read the SentencePiece model: {error.strerror}") from None
 
@@ -110,11 +114,11 @@ def train(texts: Iterable[str], size: int = DEFAULT_SIZE) -> bytes:
     """Trains a BPE model of exactly `size` pieces. Single-threaded: the same texts always make the same bytes.
 
     Raises:
-      VocabularyError: fewer than 1,024 pieces (discrete values share their ids), or too little text for so many.
+      VocabularyError: fewer than `LEAST_SIZE` pieces, too little text for so many, or too many different characters.
       GatoError: of `texts`, passed on.
     """
-    if size < 1024:
-        raise VocabularyError(f"{size} pieces asked for, but discrete values need the ids of at least 1,024")
+    if size < LEAST_SIZE:
+        raise VocabularyError(f"{size} pieces asked for, but discrete values need the ids of at least {LEAST_SIZE:,}")
     model = io.BytesIO()
     failures: list[GatoError] = []
 
@@ -148,8 +152,21 @@ def train(texts: Iterable[str], size: int = DEFAULT_SIZE) -> bytes:
     except RuntimeError as error:
         if failures:
             raise failures[0] from None
-        raise VocabularyError(f"cannot train {size} pieces: too little or unsuitable text ({error})") from None
+        raise VocabularyError(f"cannot train {size} pieces: {_why(str(error))}") from None
     return model.getvalue()
+
+
+def _why(message: str) -> str:
+    """What SentencePiece's message says about the texts."""
+    most = re.search(r"too high .* value <= (\d+)", message)
+    if most and int(most[1]) < LEAST_SIZE:
+        return f"these texts give {int(most[1]):,}, and at least {LEAST_SIZE:,} are needed; add more text"
+    if most:
+        return f"these texts give {int(most[1]):,} at most; ask for fewer, or add more text"
+    least = re.search(r"required_chars\. \d+ vs (\d+)", message)
+    if least:
+        return f"the characters of these texts alone need {int(least[1]):,}; ask for more"
+    return "there is no text" if "sentences_.empty()" in message else f"unsuitable text ({message})"
 
 
 def build_default() -> bytes:

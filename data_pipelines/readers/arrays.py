@@ -6,17 +6,15 @@
     terminated, truncated, success, ...   scalars, optional: how it ended, and metadata of the episode
 
 An npz file has the same names as keys; nested leaves have a dot or a slash more. An HDF5 file holds them itself, or a
-group for each of its episodes. One file or a folder of them is a source; episodes are read in the order of their names,
-numbers in them by value. Beside the data may stand ``spec.json``:
-
-    {"observations": {"NAME": {"modality": "discrete", "values": 4}}, "actions": {...}, "metadata": {"task": "..."}}
+group for each of its episodes; scalars may also be attributes, of the episode or of the file. One file or a folder of
+them is a source; episodes are read in the order of their names, numbers in them by value. Beside the data may stand
+``spec.json`` (`spec_file`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import json
 import re
 import zipfile
 import zlib
@@ -31,10 +29,9 @@ from gato.data_pipelines.episode import Episode
 from gato.data_pipelines.errors import SourceError
 from gato.data_pipelines.readers.extras import require
 from gato.data_pipelines.readers.leaves import Leaves, check_rewards, control_spec, first_good, values_of
-from gato.tokenizers.errors import SpecError
+from gato.data_pipelines.readers.spec_file import GROUPS, read_spec
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
 
-GROUPS = ("observations", "actions")
 NPZ = ".npz"
 HDF5 = (".h5", ".hdf5")
 SUFFIXES = (NPZ, *HDF5)
@@ -66,7 +63,7 @@ class ArraysReader:
             raise SourceError(f"{path}: no episode in it; {LAYOUT}")
         self.name = path.name if path.is_dir() else path.stem
         spec_file = (path if path.is_dir() else path.parent) / "spec.json"
-        declared, self.metadata = _read_spec(spec_file)
+        declared, self.metadata = read_spec(spec_file)
         self.spec = self._infer({**declared, **leaves})
         extra = [spec_file] if spec_file.exists() else []
         self.identity = identity_of([*files, *extra], sorted(map(repr, leaves.items())))
@@ -131,7 +128,7 @@ class ArraysReader:
             leaf = table.leaf(name, value.dtype, value.shape[1:])
             if leaf is not None:
                 found[group][path] = leaf
-        table.check_all_used()
+        table.check()
         self._left_out = {name for name, leaf in given.items() if leaf is None}
         if not found["actions"]:
             raise SourceError(f"{model}: no actions; {LAYOUT}")
@@ -143,7 +140,12 @@ class ArraysReader:
         arrays: dict[str, np.ndarray] = {}
         if file.suffix in HDF5:
             with _opened(file) as opened:
-                _gather(opened[group] if group else opened, "", arrays)
+                if not group:
+                    _check_depth(opened)
+                episode = opened[group] if group else opened
+                for node in (opened, episode):
+                    _gather_attributes(node, arrays)
+                _gather(episode, "", arrays)
         else:
             try:
                 with zipfile.ZipFile(file) as opened:
@@ -176,6 +178,7 @@ def _groups(file: Path) -> list[str]:
     with _opened(file) as opened:
         if any(name in opened for name in GROUPS):
             return [""]
+        _check_depth(opened)
         # None is what h5py gives for a damaged group: an episode that cannot be read, not one that is not there.
         groups = [name for name, item in opened.items() if item is None or hasattr(item, "items")]
         return sorted(groups, key=natural)
@@ -221,19 +224,28 @@ def _gather(node: Any, prefix: str, arrays: dict[str, np.ndarray]) -> None:
             arrays[f"{prefix}{name}"] = np.asarray(value)
 
 
-def _read_spec(file: Path) -> tuple[dict[str, LeafSpec], dict[str, Any]]:
-    if not file.exists():
-        return {}, {}
-    try:
-        data = json.loads(file.read_text())
-        leaves = {
-            f"{group}.{path}": LeafSpec.from_json(leaf)
-            for group in GROUPS
-            for path, leaf in data.get(group, {}).items()
-        }
-        return leaves, dict(data.get("metadata", {}))
-    except (ValueError, TypeError, AttributeError, SpecError) as error:
-        raise SourceError(f"{file}: {error}; {LAYOUT}") from error
+def _check_depth(file: Any) -> None:
+    """Refuses a file whose episodes are not at its top (robomimic's): else a group is read as one."""
+    if any(name in file for name in GROUPS):
+        return
+    for outer, group in file.items():
+        if not hasattr(group, "items") or any(name in group for name in GROUPS):
+            continue
+        for inner, item in group.items():
+            if hasattr(item, "items") and any(name in item for name in GROUPS):
+                place = f"{outer}/{inner}"
+                raise SourceError(
+                    f"{file.filename}: its episodes ({place}, ...) must be groups at the top of the file, each with "
+                    f"`observations` and `actions`; h5py moves them: file.move({place!r}, {inner!r})"
+                )
+
+
+def _gather_attributes(node: Any, arrays: dict[str, np.ndarray]) -> None:
+    """Scalar attributes are metadata, as scalar arrays are; others describe the file (scales, shapes, ...)."""
+    for name, value in node.attrs.items():
+        scalar = np.asarray(value)
+        if scalar.ndim == 0 and scalar.dtype.kind in "biufSU" and name.partition(".")[0] not in (*GROUPS, "rewards"):
+            arrays[name] = scalar
 
 
 def _rewards(values: np.ndarray, where: str) -> np.ndarray:
@@ -248,4 +260,5 @@ def _scalar(name: str, value: np.ndarray, where: str) -> Any:
         raise SourceError(
             f"{where}: {name!r} is neither observations/..., actions/... nor rewards, and no scalar to be metadata"
         )
-    return value.item()
+    scalar = value.item()
+    return scalar.decode(errors="replace") if isinstance(scalar, bytes) else scalar

@@ -12,6 +12,8 @@ from gato.data_pipelines.errors import SourceError
 from gato.tokenizers.errors import suggest
 from gato.tokenizers.spec import Bound, EpisodeSpec, LeafSpec, unflatten
 
+# Pictures have at least so many pixels a side; smaller arrays of floats may well be quantities.
+_PICTURE_SIDE = 8
 # Ranges beyond this are a format's way of saying "unbounded".
 _UNBOUNDED = 1e6
 # Records that are tried before a source counts as unreadable.
@@ -31,6 +33,7 @@ class Leaves:
     def __init__(self, given: Mapping[str, GivenLeaf], where: str) -> None:
         self._given, self.where = dict(given), where
         self._seen: list[str] = []
+        self._refused: SourceError | None = None  # the first; a misspelt name in `given` may be why
 
     def leaf(
         self,
@@ -52,7 +55,8 @@ class Leaves:
           image: whether the format calls it an image.
 
         Raises:
-          SourceError: an integer without a declared number of values, or a type that no tokenizer knows.
+          SourceError: the user says integers, but the leaf holds others. What nobody describes (integers without a
+            number of values, pictures as floats, unknown types) is refused by `check`, when all leaves were seen.
         """
         self._seen.append(name)
         given = self._given.get(name)
@@ -63,6 +67,21 @@ class Leaves:
             if dtype.kind not in "iubf" or given < 1:
                 raise SourceError(f"{self.where}: {name} holds {dtype}, no integers 0..{given - 1}")
             return LeafSpec("discrete", shape, values=given)
+        try:
+            return self._inferred(name, dtype, shape, values, _bounds(low, high), image)
+        except SourceError as error:
+            self._refused = self._refused or error
+            return None
+
+    def _inferred(
+        self,
+        name: str,
+        dtype: np.dtype[Any],
+        shape: tuple[int, ...],
+        values: int | None,
+        bounds: tuple[Bound, Bound] | None,
+        image: bool,
+    ) -> LeafSpec:
         if dtype.kind in "OSU":
             return LeafSpec("text")
         if image or (dtype == np.uint8 and len(shape) == 3 and shape[2] in (1, 3)):
@@ -71,14 +90,22 @@ class Leaves:
             return LeafSpec("discrete", shape, values=2)
         if dtype.kind in "iu":
             if values is None:
+                picture = dtype == np.uint8 and len(shape) == 3
+                hint = f"; is it a picture? Those are [H, W, 1 or 3], and this is {list(shape)}" if picture else ""
                 raise SourceError(
-                    f"{self.where}: {name} holds integers, and the format does not say how many values they have. Say "
-                    f"it: --values {name}=N, or in a DatasetSpec leaves={{{name!r}: N}} "
+                    f"{self.where}: {name} holds integers, and the format does not say how many values they "
+                    f"have{hint}. Say it: --values {name}=N, or in a DatasetSpec leaves={{{name!r}: N}} "
                     f"(LeafSpec('continuous', {shape}) if they are quantities, None to leave it out)"
                 )
             return LeafSpec("discrete", shape, values=values)
         if dtype.kind == "f":
-            bounds = _bounds(low, high)
+            if len(shape) == 3 and shape[2] in (1, 3) and min(shape[:2]) >= _PICTURE_SIDE:
+                raise SourceError(
+                    f"{self.where}: {name} holds {dtype} of shape {shape} and looks like a picture: store it as uint8. "
+                    f"Or declare that these are {int(np.prod(shape)):,} quantities a step, in a DatasetSpec: "
+                    f"leaves={{{name!r}: LeafSpec('continuous', {shape})}} (of npz and HDF5 also in spec.json; None "
+                    "leaves it out)"
+                )
             if bounds is None and name.startswith("actions."):
                 bounds = -1.0, 1.0  # an action needs a range; that it is this one is checked with every value
             return LeafSpec("continuous", shape, *bounds) if bounds else LeafSpec("continuous", shape)
@@ -93,11 +120,15 @@ class Leaves:
             return True
         return False
 
-    def check_all_used(self) -> None:
-        """Raises SourceError if the user named a leaf that the source does not have."""
+    def check(self) -> None:
+        """After all leaves: raises SourceError if the user named one that is not there, or left one undescribed."""
         for name in self._given:
             if name not in self._seen:
-                raise SourceError(f"{self.where}: has no leaf {name!r}; {suggest(name, self._seen)}")
+                ends = [seen for seen in self._seen if seen.endswith(f".{name}")]
+                way_out = f"did you mean {ends[0]!r}?" if ends else suggest(name, self._seen)
+                raise SourceError(f"{self.where}: has no leaf {name!r}; {way_out}")
+        if self._refused is not None:
+            raise self._refused
 
 
 def control_spec(found: Mapping[str, Mapping[str, LeafSpec]], where: str) -> EpisodeSpec:

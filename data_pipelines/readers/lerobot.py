@@ -55,7 +55,7 @@ class LeRobotReader:
             leaf = table.leaf(f"observations.{TASK}", str, ())
             if leaf is not None:
                 found["observations"][TASK] = leaf
-        table.check_all_used()
+        table.check()
         if not found["actions"]:
             raise SourceError(f"{path}: no feature called action")
         self.spec = control_spec(found, str(path))

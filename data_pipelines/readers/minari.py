@@ -51,7 +51,7 @@ class MinariReader:
         table = Leaves(leaves, str(path))
         observations = dict(spaces.leaves_of(self._storage.observation_space, "observations", "observation", table))
         actions = dict(spaces.leaves_of(self._storage.action_space, "actions", "action", table))
-        table.check_all_used()
+        table.check()
         self.spec = control_spec({"observations": observations, "actions": actions}, str(path))
         self.metadata = {"dataset": self.name, "agent": str(metadata.get("algorithm_name", "dataset"))}
         files = [file for file in self._folder.rglob("*") if file.is_file()]

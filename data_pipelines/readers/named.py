@@ -38,10 +38,11 @@ def find_dataset(source: str) -> tuple[DatasetSpec, str]:
     return dataset, found[source].value
 
 
-def words_of(dataset: DatasetSpec) -> tuple[object, ...]:
+def words_of(dataset: DatasetSpec) -> tuple[dict[str, object], *tuple[object, ...]]:
     """Everything that decides what an import makes of given data, with the same `repr` in every process.
 
-    Of a transform that is the text of the file that defines it, and of the user's own modules that this file imports.
+    First the plain fields, then the transform: the text of the file that defines it, and of the user's own modules that
+    this file imports.
     """
     transform, bound = dataset.transform, []
     while isinstance(transform, functools.partial):

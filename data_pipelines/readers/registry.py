@@ -33,7 +33,7 @@ class SourceReference:
 
     Attributes:
       source: a path, or the name of a `DatasetSpec`: FILE.py[:NAME], or an entry point of the group ``gato.datasets``.
-      path: of the data where the `DatasetSpec` names none.
+      path: of the data that a `DatasetSpec` describes, in place of its own `source`.
       format: name in `FORMATS`; "": what the data look like.
       values: ("actions.action", 18): the number of values of integers whose format does not say it.
       name: of the source; "": the data set's own.
@@ -48,7 +48,12 @@ class SourceReference:
 
 @dataclasses.dataclass(frozen=True)
 class OpenSource:
-    """An opened source: its reader together with the user's `DatasetSpec`."""
+    """An opened source: its reader together with the user's `DatasetSpec`.
+
+    Attributes:
+      identity: a hash of everything that decides what an import makes of it.
+      identities: what of it -> hash of that part, to say what differs; the data's holds the options of the reader, too.
+    """
 
     reader: Reader
     dataset: DatasetSpec
@@ -57,6 +62,7 @@ class OpenSource:
     metadata: Mapping[str, Any]
     jpeg: tuple[str, ...]
     identity: str
+    identities: Mapping[str, str]
     format: str
 
     def read(self, index: int) -> Iterator[Episode | GatoError]:
@@ -111,6 +117,11 @@ def open_source(reference: SourceReference) -> OpenSource:
       SourceError: nothing is there, no format fits, or the data need a word from the user.
     """
     dataset, written = find_dataset(reference.source)
+    if reference.path and not written:
+        raise SourceError(
+            f"--path {reference.path}: goes with a DatasetSpec (FILE.py[:NAME], or the name of an installed one), and "
+            f"{reference.source!r} is none; name the data once"
+        )
     location = reference.path or dataset.source or ("" if written else reference.source)
     if not location:
         raise SourceError(f"{reference.source}: the DatasetSpec has no source; give the folder: --path FOLDER")
@@ -128,7 +139,14 @@ def open_source(reference: SourceReference) -> OpenSource:
     spec = dataset.spec or reader.spec
     metadata = {**reader.metadata, **dataset.metadata}
     called = reference.name or dataset.name or reader.name
-    words = (reader.identity, written, words_of(dataset), reference.values, name, called, spec, metadata)
+    declared, *code = words_of(dataset)
+    words = (reader.identity, written, (declared, *code), reference.values, name, called, spec, metadata)
+    parts = {
+        "name": called,
+        "format or options": (reference.values, name, {**declared, "name": ""}),
+        "code of your own": (written, code),
+        "data files (names, sizes or times)": reader.identity,
+    }
     return OpenSource(
         reader=reader,
         dataset=dataset,
@@ -136,9 +154,14 @@ def open_source(reference: SourceReference) -> OpenSource:
         spec=spec,
         metadata=metadata,
         jpeg=_jpeg_leaves(reader, dataset, spec),
-        identity=hashlib.blake2b(_ADDRESS.sub("", repr(words)).encode(), digest_size=16).hexdigest(),
+        identity=_hash(words),
+        identities={part: _hash(words) for part, words in parts.items()},
         format=name,
     )
+
+
+def _hash(words: object) -> str:
+    return hashlib.blake2b(_ADDRESS.sub("", repr(words)).encode(), digest_size=16).hexdigest()
 
 
 def _jpeg_leaves(reader: Reader, dataset: DatasetSpec, spec: EpisodeSpec) -> tuple[str, ...]:

@@ -130,7 +130,7 @@ class RldsReader:
         for key, feature in self._step.items():
             if type(feature).__name__ == "Text" or is_text(feature):
                 self._add(table, found, "observations", key, feature, key)
-        table.check_all_used()
+        table.check()
         return control_spec(found, where)
 
     def _add(

@@ -62,7 +62,7 @@ class RluRawReader:
             leaf = table.leaf(name, dtype, shape, image=image)
             if leaf is not None:
                 groups[group][leaf_path] = leaf
-        table.check_all_used()
+        table.check()
         self.spec = control_spec(groups, str(path))
         self.metadata = {"dataset": f"rl_unplugged/{self.name}", "agent": "dataset"}
 

@@ -39,7 +39,7 @@ from gato.inference.session import AgentError, Room, Session, check_layout, comm
 from gato.inference.stream import TextStream
 from gato.model.layers import unrolled
 from gato.recipes.recipe import get_recipe
-from gato.tokenizers.errors import suggest
+from gato.tokenizers.errors import counted, suggest
 from gato.tokenizers.sequence import SequenceTokenizer
 from gato.tokenizers.spec import EpisodeSpec
 from gato.tokenizers.text import TextTokenizer
@@ -259,8 +259,10 @@ class Agent:
         """
         session = self._active()
         spec, memory = session.source.spec, session.memory
+        if isinstance(observations, Mapping):
+            raise AgentError("act: observations: wants a list with an observation for each environment, got one alone")
         if len(observations) != session.rows:
-            raise AgentError(f"act: {len(observations)} observations for {session.rows} environments")
+            raise AgentError(f"act: {len(observations)} observations for {counted(session.rows, 'environment')}")
         rows = np.array([row for row, observation in enumerate(observations) if observation is not None], np.int32)
         actions: list[Action | None] = [None] * session.rows
         if not len(rows):

@@ -30,7 +30,7 @@ import numpy as np
 
 from gato.data_pipelines.mixture_table import mixture_table
 from gato.model.attention import DESCRIPTIONS, choose, platform
-from gato.tokenizers.errors import GatoError
+from gato.tokenizers.errors import GatoError, counted
 from gato.training import cost, nonfinite, run_directory, run_lock
 from gato.training.checkpoint import Checkpoints, check_vocabulary, load_meta, saved_steps
 from gato.training.config import TrainConfig
@@ -99,7 +99,7 @@ def _train(
             setup.loader.restore(data)
         with LiveLine(config.steps, start, shown=jax.process_index() == 0) as line, _Stop(line) as stop:
             where = f"resumed from step {start}" if start else "from scratch"
-            line.say(f"{run_dir}: {parameters:,} parameters, {len(config.sources)} sources, {where}")
+            line.say(f"{run_dir}: {parameters:,} parameters, {counted(len(config.sources), 'source')}, {where}")
             line.say(f"attention: {DESCRIPTIONS[choose(config.model, platform(setup.mesh))]}")
             line.say(cost.state_line(state, setup.mesh))
             for text in mixture_table(setup.loader.sources, setup.loader.rows, config.steps * config.batch_size):

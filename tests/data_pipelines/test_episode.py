@@ -72,7 +72,7 @@ def test_leaves_that_are_missing_or_too_many_are_named():
     made = episode()
     made.observations = {"camera": made.observations["camera"][:4], "joint": np.zeros((5, 2)), "order": ["go"] * 5}
     assert list(mistakes(made, SPEC)) == [
-        "observations: missing ['joints'], not in the spec ['joint']",
+        "observations: joints missing; joint not in the spec",
         "observations.camera: 4 steps, but the episode has 5",
     ]
     empty = Episode({}, {}, np.zeros(0, np.float32))

@@ -50,3 +50,15 @@ def test_what_was_skipped_is_said_but_not_all_of_it():
     assert lines[0] == "s: imported: 1,000 episodes, 20,000 timesteps"
     assert "50" in lines[1]
     assert len(lines) == 2 + SHOWN
+
+
+def test_one_is_singular_and_documents_are_not_episodes():
+    done = Imported(Path("s"), 1, 1, [(3, "bad")], already_there=False, empty=1)
+    assert list(report_of(done)) == [
+        "s: imported: 1 episode, 1 timestep",
+        "left out 1 empty document",
+        "skipped 1 bad episode or file (all in s/skipped.jsonl):",
+        "  record 3: bad",
+    ]
+    done = Imported(Path("s"), 2000, 2000, [], already_there=True, kind="document")
+    assert list(report_of(done)) == ["s: was imported before: 2,000 documents"]

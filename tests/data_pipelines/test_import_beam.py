@@ -72,7 +72,7 @@ def test_its_command_line_says_all_that_ours_says(folder, tmp_path, capsys):
     main([str(folder), str(tmp_path / "beam"), *words, "--", "--runner=DirectRunner"])
     out = capsys.readouterr().out
     assert "imported: 19 episodes, 171 timesteps" in out
-    assert "skipped 1 bad episodes or files" in out
+    assert "skipped 1 bad episode or file " in out
     reference = SourceReference(str(folder), values=VALUES, name="lab/mine")
     import_source(reference, tmp_path / "plain", bad="skip", progress=False)
     assert Store(tmp_path / "beam").name == "lab/mine"

@@ -21,6 +21,7 @@ from gato.data_pipelines.import_source import Imported, import_part, import_sour
 from gato.data_pipelines.readers.arrays import ArraysReader
 from gato.data_pipelines.readers.registry import SourceReference
 from gato.data_pipelines.store import Store
+from gato.tokenizers.errors import SpecError
 
 EPISODES = 40
 
@@ -70,7 +71,7 @@ def test_importing_again_does_nothing_and_other_data_are_refused(source, tmp_pat
     assert run(source, tmp_path / "a").already_there
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "a").rglob("*")} == written
     np.savez(source / "999.npz", **{"observations/x": np.zeros((3, 20)), "actions": np.zeros((3, 2))})
-    with pytest.raises(StoreError, match="holds another import"):
+    with pytest.raises(StoreError, match=r"holds another import \(other data files \(names, sizes or times\)\)"):
         run(source, tmp_path / "a")
 
 
@@ -108,7 +109,7 @@ def test_parts_of_other_data_and_skipped_records_are_not_kept(source, tmp_path, 
     with pytest.raises(SourceError, match=r"030\.npz"):  # the part that lacks it is done again
         run(source, tmp_path / "a")
     assert run(source, tmp_path / "b", bad="skip").skipped
-    with pytest.raises(StoreError, match="was imported without 1 bad records"):
+    with pytest.raises(StoreError, match="was imported without 1 bad record;"):
         run(source, tmp_path / "b")
     (source / "030.npz").write_bytes(good)  # mended: other data than those of the parts
     assert run(source, tmp_path / "a").episodes == EPISODES
@@ -165,9 +166,23 @@ def test_unknown_sources_are_named(tmp_path):
 
 def test_everything_bad_is_no_store(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"x": 1}\n{"x": 2}\n')
-    with pytest.raises(StoreError, match=r"no episode is left, 2 were skipped as bad; the first: .*no field 'text'"):
+    with pytest.raises(StoreError, match=r"no episode is left, 2 bad records skipped; the first: .*no field 'text'"):
         run(tmp_path / "a.jsonl", tmp_path / "a", bad="skip")
-    assert not (tmp_path / "a").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_refused_import_leaves_nothing_but_finished_parts(source, tmp_path, processes):
+    good = dict(np.load(source / "001.npz"))
+    np.savez(source / "001.npz", **{**good, "observations/x": good["observations/x"] * np.nan})
+    with pytest.raises(SpecError, match=r"001\.npz: .*NaN"):
+        run(source, tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    np.savez(source / "001.npz", **good)
+    np.savez(source / "030.npz", **{**good, "observations/x": good["observations/x"] * np.nan})
+    with pytest.raises(SpecError, match=r"030\.npz: .*NaN"):
+        run(source, tmp_path / "a", processes=processes)
+    assert list((tmp_path / ".a.import").glob("part-?????"))
 
 
 def test_empty_documents_are_counted(tmp_path, monkeypatch):
@@ -184,7 +199,7 @@ def test_empty_documents_are_counted(tmp_path, monkeypatch):
     assert "left out 20 empty documents" in list(report_of(again))
     assert not list((tmp_path / "1").glob("part-*.json"))
     (tmp_path / "b.jsonl").write_text('{"text": ""}\n' * 3)
-    with pytest.raises(StoreError, match="gives no episode; 3 documents are empty"):
+    with pytest.raises(StoreError, match="gives no episode; it has 3 empty documents"):
         run(tmp_path / "b.jsonl", tmp_path / "b")
 
 

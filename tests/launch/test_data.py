@@ -53,6 +53,8 @@ def test_from_recordings_to_a_page(recordings, tmp_path, capsys):
     assert main(["data", "check", str(store), "--json", str(tmp_path / "check.json")]) == 0
     out = capsys.readouterr().out
     assert "observations.joints" in out
+    assert "18 … 18 characters" in out
+    assert "returns" not in out  # the recordings have no rewards
     assert "nothing is wrong" in out
     assert json.loads((tmp_path / "check.json").read_text())[0]["episodes"] == 6
     assert main(["data", "show", str(store), "--out", str(tmp_path / "data.html"), "--length", "256"]) == 0
@@ -76,7 +78,7 @@ def test_bad_records_are_listed(recordings, tmp_path, capsys):
     capsys.readouterr()
     assert main([*arguments, "--bad", "skip"]) == 0
     out = capsys.readouterr().out
-    assert "skipped 1 bad episodes or files" in out
+    assert "skipped 1 bad episode or file " in out
     assert "record 3:" in out
     assert len(Store(tmp_path / "s")) == 5
 
@@ -95,6 +97,8 @@ def test_mistakes_are_one_line(recordings, tmp_path, capsys):
         (["data", "check", str(tmp_path), "--json", str(recordings / "0.npz" / "x.json")], "0.npz"),
         (["data", "check", str(tmp_path), "--json", str(tmp_path)], "is a folder; name a file in it"),
         (["data", "show", str(tmp_path), "--out", str(tmp_path)], "is a folder; name a file in it"),
+        (["data", "train-tokenizer", str(tmp_path / "nothing"), "--out", "x"], "nothing: no such file or folder"),
+        (["data", "show", str(tmp_path), "--text-model", str(PAGE)], "data.md: is no SentencePiece model"),
         (["data"], "ACTION"),
     ):
         assert main(arguments) == 2

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -98,12 +99,27 @@ def test_the_corpus_is_sorted_prose_without_repetitions() -> None:
 def test_what_cannot_be_trained_or_loaded() -> None:
     with pytest.raises(VocabularyError, match="at least 1,024"):
         train(["a"], 1000)
-    with pytest.raises(VocabularyError, match="cannot train 5000 pieces"):
+    with pytest.raises(
+        VocabularyError, match=r"cannot train 5000 pieces: these texts give \d\d\d, and at least 1,024 are"
+    ):
         train(["too little text"], 5000)
+    words = np.random.default_rng(0).integers(10**6, size=3000)
+    with pytest.raises(VocabularyError, match=r"these texts give ([0-9,]+) at most; ask for fewer") as error:
+        train([f"{word:x}" for word in words], 90_000)
+    most = re.search("give ([0-9,]+) at", str(error.value))
+    assert most
+    model = TextTokenizer(train([f"{word:x}" for word in words], int(most[1].replace(",", ""))))
+    assert f"{model.size:,}" == most[1]
+    with pytest.raises(VocabularyError, match=r"the characters of these texts alone need 5,2[0-9]{2}; ask for more"):
+        train([chr(0x4E00 + number) for number in range(5000)], 1200)
+    with pytest.raises(VocabularyError, match="there is no text"):
+        train([], 2000)
     with pytest.raises(VocabularyError, match="no SentencePiece model"):
         TextTokenizer(b"nonsense")
     with pytest.raises(GatoError, match=r"missing\.model"):
         TextTokenizer.from_file("missing.model")
+    with pytest.raises(VocabularyError, match=r"^\S+test_text\.py: is no SentencePiece model; `gato data train-tok"):
+        TextTokenizer.from_file(__file__)
 
 
 def test_ids_beyond_the_model_are_refused(default: TextTokenizer) -> None:

@@ -274,3 +274,77 @@ def test_leaves_can_be_left_out(folder):
     (first,) = reader.read(0)
     assert "camera" not in reader.spec.observations
     assert "camera" not in first.observations
+
+
+def test_a_misspelt_leaf_is_why_another_has_no_number_of_values(tmp_path, imported):
+    np.savez(tmp_path / "a.npz", actions=np.zeros(4, int), **{"observations/lift": np.zeros(4, int)})
+    for given in ("action", "actions", "actions.acton"):
+        with pytest.raises(SourceError, match=rf"no leaf '{given}'; did you mean 'actions\.action'"):
+            imported(tmp_path / "a.npz", values=(("observations.lift", 2), (given, 6)))
+    with pytest.raises(SourceError, match=r"actions\.action holds integers"):  # no name is wrong
+        imported(tmp_path / "a.npz", values=(("observations.lift", 2),))
+
+
+def test_pictures_in_other_forms_say_what_pictures_are(tmp_path, imported):
+    """Thousands of tokens a step, had they become quantities without a word."""
+
+    def save(camera: np.ndarray) -> Path:
+        np.savez(tmp_path / "a.npz", actions=np.zeros((4, 1)), **{"observations/camera": camera})
+        return tmp_path / "a.npz"
+
+    for shape in ((4, 48, 64, 3), (4, 8, 8, 1)):
+        with pytest.raises(
+            SourceError, match=r"observations\.camera holds float64 .* looks like a picture: store it as "
+        ):
+            imported(save(np.zeros(shape)))
+    declared = {"modality": "continuous", "shape": [8, 8, 1]}
+    (tmp_path / "spec.json").write_text(json.dumps({"observations": {"camera": declared}}))
+    assert imported(tmp_path / "a.npz").spec.observations["camera"] == LeafSpec("continuous", (8, 8, 1))
+    (tmp_path / "spec.json").unlink()
+    assert imported(save(np.zeros((4, 6, 6, 3))), dest="small").spec.observations["camera"].modality == "continuous"
+    for shape in ((4, 3, 48, 64), (4, 48, 64, 4)):
+        with pytest.raises(SourceError, match=r"camera holds integers.* Those are \[H, W, 1 or 3\], and this is \["):
+            imported(save(np.zeros(shape, np.uint8)))
+
+
+def test_attributes_of_hdf5_are_metadata(tmp_path, imported):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "mine.h5", "w") as file:
+        file.attrs["robot"] = "arm"
+        file.attrs["operator"] = np.bytes_("anna")
+        for number in range(2):
+            group = file.create_group(f"episode_{number}")
+            group["actions"], group["weight"] = np.zeros((3, 1)), 7
+            group.attrs.update(
+                {"success": number == 1, "truncated": True, "offsets": np.zeros(3), "actions": 7, "weight": 8}
+            )
+            group.attrs["operator" if number else "rewards"] = "otto"
+    store = imported(tmp_path / "mine.h5")
+    for number, operator in enumerate(("anna", "otto")):
+        episode = store.episode(number)
+        expected = {
+            "robot": "arm",
+            "operator": operator,
+            "success": number == 1,
+            "weight": 7,
+            "episode_id": f"episode_{number}",
+        }
+        assert {name: episode.metadata[name] for name in (*expected, "success")} == expected
+        assert "offsets" not in episode.metadata
+        assert episode.truncated
+
+
+def test_episodes_deeper_in_an_hdf5_file_are_found_and_moved_as_the_message_says(tmp_path, imported):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "mine.h5", "w") as file:
+        for number in range(2):
+            file[f"data/demo_{number}/actions"] = np.zeros((3 + number, 1))
+        file["mask/train"] = np.zeros(2)
+    with pytest.raises(SourceError, match=r"file\.move\('data/demo_0', 'demo_0'\)") as error:
+        imported(tmp_path / "mine.h5")
+    assert "mine.h5: its episodes (data/demo_0, ...) must be groups at the top" in str(error.value)
+    with h5py.File(tmp_path / "mine.h5", "a") as file:
+        for number in range(2):
+            file.move(f"data/demo_{number}", f"demo_{number}")
+        del file["data"], file["mask"]
+    assert imported(tmp_path / "mine.h5").lengths.tolist() == [3, 4]

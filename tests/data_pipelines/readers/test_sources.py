@@ -55,9 +55,9 @@ def test_another_spec_of_the_same_data_is_another_import(folder, tmp_path, impor
     )
     imported(f"{tmp_path}/robot.py:A")
     for name in "BC":
-        with pytest.raises(StoreError, match="holds another import"):
+        with pytest.raises(StoreError, match=r"holds another import \(other format or options\); delete it"):
             imported(f"{tmp_path}/robot.py:{name}")
-    with pytest.raises(StoreError, match="holds another import"):
+    with pytest.raises(StoreError, match=r"holds another import \(other name\)"):
         imported(f"{tmp_path}/robot.py:A", name="lab/named")
     assert imported(f"{tmp_path}/robot.py:A").name == "mine"
 
@@ -137,7 +137,7 @@ def test_what_a_transform_imports_of_the_users_own_counts(folder, tmp_path, impo
     )  # a changed file of equal size and second would be its old self
     assert again("another.py", "x = 2\n") == [5.0] * 4
     assert again("another.py", "x = 3\n") == [5.0] * 4
-    with pytest.raises(StoreError, match="holds another import"):
+    with pytest.raises(StoreError, match=r"holds another import \(other code of your own\)"):
         again("numbers_of_mine.py", "BONUS = 2\n")
 
 
@@ -150,7 +150,7 @@ def test_what_a_transform_imports_of_the_users_own_counts(folder, tmp_path, impo
         ),
         ("return dataclasses.replace(episode, actions={'action': episode.actions['action'][:-1]})", r"4 steps, but"),
         ("return dataclasses.replace(episode, actions={'action': 3.0})", r"does not match its spec: TypeError"),
-        ("return dataclasses.replace(episode, actions={})", r"missing \['action'\]"),
+        ("return dataclasses.replace(episode, actions={})", r"actions: action missing"),
         ("return episode.observations", "transform gave dict instead of an Episode or None"),
         ("return 1 / 0", "transform failed: ZeroDivisionError"),
     ],
@@ -231,3 +231,14 @@ def test_numbers_of_values_need_integers(folder):
     np.savez(folder / "0.npz", **{"observations/x": np.array("words"), "actions": np.zeros((5, 2))})
     with pytest.raises(SourceError, match=r"observations\.x holds <U5, no integers 0\.\.3"):
         open_source(SourceReference(str(folder), values=(("observations.x", 4),)))
+
+
+def test_a_path_goes_with_a_spec_alone(folder, tmp_path, imported):
+    """Else one of two data sets would be ignored without a word."""
+    for source in ("own", str(folder)):
+        with pytest.raises(
+            SourceError, match=rf"^--path \S+mine: goes with a DatasetSpec .*'{source}' is none; name the"
+        ):
+            imported(source, path=str(folder))
+    (tmp_path / "robot.py").write_text(f"{HEAD}\nA = DatasetSpec(source='elsewhere')\n")
+    assert imported(f"{tmp_path}/robot.py", path=str(folder)).name == "mine"

@@ -168,6 +168,8 @@ def test_mistakes_name_the_leaf_and_the_way_out(make_agent, kinds, observe_spec)
     good = observe_spec(kinds["arm/reach"], rng)
     with pytest.raises(AgentError, match="1 observations for 2"):
         agent.act([good])
+    with pytest.raises(AgentError, match="a list with an observation for each environment"):
+        agent.act(good)
     with pytest.raises(SpecError, match=r"'hand' of environment 1: shape \(4,\), but the spec says \(3,\)"):
         agent.act([good, {**good, "hand": np.zeros(4)}])
     with pytest.raises(SpecError, match="environment 1: leaf 'goal' is missing; it has hand"):
