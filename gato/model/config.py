@@ -65,7 +65,7 @@ class ModelConfig:
       dtype: of the matrix multiplications' inputs. Parameters, norms, softmax and logits are always float32.
       attention: ``auto`` takes the fused attention kernel that fits the platform, if there is one that is known to
         work there; ``xla`` never takes one; ``fused`` takes one or raises, see `gato.model.attention`.
-      attention_block: queries and keys in one tile of the XLA backends.
+      attention_block: queries and keys in one tile of the XLA backends; None: 128 on CPUs, 512 elsewhere.
       embedding_init: ``smooth`` gives neighbouring continuous bins similar initial rows, see `smooth`; ``normal`` draws
         every row independently.
     """
@@ -87,7 +87,7 @@ class ModelConfig:
     remat: Literal["none", "full", "dots"] = "none"
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["auto", "xla", "fused"] = "auto"
-    attention_block: int = 128
+    attention_block: int | None = None
     embedding_init: Literal["smooth", "normal"] = "smooth"
 
     def __post_init__(self) -> None:
@@ -101,7 +101,7 @@ class ModelConfig:
             "local_positions",
             "attention_block",
         ):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ModelError(f"model.{name} must be at least 1, got {getattr(self, name)}")
         for name in ("width", "head_dim", "hidden"):
             if getattr(self, name) % 2:

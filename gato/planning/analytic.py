@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from gato.model.attention import TILES
 from gato.planning.collectives import Collective
 from gato.planning.compiled_step import Memory
 from gato.training.config import TrainConfig
@@ -35,7 +36,8 @@ def memory(config: TrainConfig, mesh: dict[str, int], state: Any, batch: Any, ta
     block = (4 * model.width + queries * inner + 3 * half) * itemsize * tokens
     rows = tokens // config.length
     # One block of queries against the row, float32: scores, weights and their gradients.
-    scores = 4 * rows * model.heads // mesh["tensor"] * min(model.attention_block, config.length) * config.length * 4
+    tile = min(model.attention_block or TILES["blocks"], config.length)
+    scores = 4 * rows * model.heads // mesh["tensor"] * tile * config.length * 4
     inputs = model.width * itemsize * tokens
     # Queries, keys, values and what the attention leaves behind; gate and value.
     products = inputs + (3 * inner + 2 * half) * itemsize * tokens
