@@ -101,7 +101,7 @@ def test_each_frame_and_each_action_is_marked(tmp_path):
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_the_time_axis_of_a_very_short_episode_has_whole_steps(tmp_path, steps):
-    page = write_data_page([write(tmp_path / "s", [steps])], tmp_path / "data.html", 256).read_text()
+    page = write_data_page([write(tmp_path / "s", [steps])], tmp_path / "data.html", 32).read_text()
     chart = re.search(r'<svg[^>]*aria-label="actions">(.*?)</svg>', page, re.DOTALL)[1]
     assert re.findall(r"<text[^>]*>([^<]*)", chart)[:3] == ["0", "1", "step"]
 
