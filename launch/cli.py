@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 from gato.data_pipelines.import_arguments import add_import_arguments
 from gato.data_pipelines.worker_process import cores
+from gato.launch.huge_pages import use_huge_pages
 from gato.tokenizers.errors import GatoError, printed, suggest
 
 SUCCESS, USER_MISTAKE, INTERRUPTED, TERMINATED = 0, 2, 130, 143
@@ -370,6 +371,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
+    if argv is None:  # as a program
+        use_huge_pages()
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
