@@ -14,7 +14,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gato.data_pipelines import store_format
+from gato.data_pipelines.atomic_file import replace_file
 from gato.data_pipelines.errors import EmptyDocument, SourceError, StoreError
 from gato.data_pipelines.progress import progress as show_progress
 from gato.data_pipelines.readers.registry import OpenSource, SourceReference, open_source
@@ -345,10 +345,8 @@ def import_part(
 
 def write_json(file: Path, values: Any) -> None:
     """JSON values, atomically: several processes may write the same."""
-    partial = file.with_name(f".{file.name}.{uuid.uuid4().hex[:12]}.partial")
     with _writing(file):
-        partial.write_text(json.dumps(values))
-        os.replace(partial, file)
+        replace_file(file, json.dumps(values))
 
 
 @contextlib.contextmanager

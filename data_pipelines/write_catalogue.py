@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 
+from gato.data_pipelines.atomic_file import replace_file
 from gato.data_pipelines.environments.catalogue import PATH, describe, load_catalogue
 from gato.data_pipelines.environments.registry import get_suite, get_task, our_suites
 from gato.tokenizers.errors import GatoError
@@ -33,9 +33,7 @@ def _write(catalogue: dict[str, dict[str, dict]]) -> None:
     for name, tasks in sorted(catalogue.items()):
         lines = [f"  {json.dumps(task)}: {json.dumps(about)}" for task, about in tasks.items()]
         suites.append(f" {json.dumps(name)}: {{\n" + ",\n".join(lines) + "\n }")
-    partial = PATH.with_suffix(".partial")
-    partial.write_text("{\n" + ",\n".join(suites) + "\n}\n")
-    os.replace(partial, PATH)
+    replace_file(PATH, "{\n" + ",\n".join(suites) + "\n}\n")
 
 
 if __name__ == "__main__":

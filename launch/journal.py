@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gato.data_pipelines.atomic_file import replace_file
 from gato.data_pipelines.worker_process import cores
 from gato.tokenizers.errors import GatoError
 
@@ -84,9 +85,7 @@ class Journal:
             "machine": machine(),
         }
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-        temporary.replace(self._path)
+        replace_file(self._path, json.dumps(content, indent=2) + "\n")
 
 
 def machine() -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from gato.data_pipelines.atomic_file import replace_file
 from gato.data_pipelines.collect import collect
 from gato.data_pipelines.starter import STARTER
 from gato.data_pipelines.store import Store
@@ -114,10 +115,7 @@ class Quickstart:
 
     def tokenizer(self) -> None:
         model = text_tokenizer.train(collected_texts(self.out / "data"), PIECES)
-        path = self.out / "tokenizer.model"
-        temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(model)
-        temporary.replace(path)
+        replace_file(self.out / "tokenizer.model", model)
 
     def train(self) -> None:
         from gato.training.trainer import train  # here: the stages before need no JAX

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +12,7 @@ import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from gato.data_pipelines.atomic_file import replace_file
 from gato.tokenizers.layout import KINDS
 from gato.training.config import TrainConfig
 from gato.training.loss import LossSums
@@ -82,9 +82,7 @@ class MetricsWriter:
     def __init__(self, run_dir: Path, resume_step: int) -> None:
         path = run_dir / FILE
         kept = [line for line in read_metrics(path) if line["step"] <= resume_step]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(temporary, path)
+        replace_file(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a", buffering=1)
         self._events = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resume_step + 1, flush_secs=30)
 
