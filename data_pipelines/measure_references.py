@@ -9,14 +9,14 @@ whose simulator gives up stays undefined: `lqr` of the Control Suite takes actio
 from __future__ import annotations
 
 import argparse
-import contextlib
-import importlib.metadata
+import fcntl
 import json
 import os
 import sys
 
 import numpy as np
 
+from gato.data_pipelines.atomic_file import replace_file
 from gato.data_pipelines.environments.base import (
     EVALUATION_SEED,
     Environment,
@@ -27,17 +27,13 @@ from gato.data_pipelines.environments.base import (
     Task,
 )
 from gato.data_pipelines.environments.references import PATH, load_references
-from gato.data_pipelines.environments.registry import get_task
+from gato.data_pipelines.environments.registry import get_task, versions
 from gato.data_pipelines.rollout import random_policy
 from gato.data_pipelines.starter import starter_tasks
 from gato.tokenizers.errors import GatoError
 
 # Beyond the seeds of the evaluations with --seed 0 to 9.
 FIRST_SEED = EVALUATION_SEED + 100_000
-_PACKAGES = (
-    *("ale-py", "box2d", "dm_control", "gymnasium", "gymnasium-robotics"),
-    *("metaworld", "minigrid", "mujoco", "numpy"),
-)
 
 
 def measure(task: Task, episodes: int) -> dict[str, object]:
@@ -54,7 +50,8 @@ def measure(task: Task, episodes: int) -> dict[str, object]:
     environment.close()
     record: dict[str, object] = {agent: round(float(np.mean(values)), 4) for agent, values in scores.items()}
     record |= {f"{agent}_standard_error": _standard_error(values) for agent, values in scores.items()}
-    return record | {"episodes": episodes, "metric": task.metric, "max_steps": task.max_steps}
+    about = {"episodes": episodes, "metric": task.metric, "max_steps": task.max_steps}
+    return record | about | {"versions": versions(task.name) | {"numpy": np.__version__}}
 
 
 def _score(task: Task, environment: Environment, policy: Policy, observation: Observation) -> float:
@@ -98,28 +95,21 @@ def main(arguments: list[str] | None = None) -> None:
         _merge(name, record)
 
 
-def _versions() -> dict[str, str]:
-    """Of the simulators that are installed."""
-    found = {}
-    for package in _PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
-
-
 def _merge(name: str, record: dict[str, object]) -> None:
-    """Writes one task's record; the others stay. Read anew each time, so two measurements can run side by side."""
-    load_references.cache_clear()
-    tasks = {**load_references()["tasks"], name: record}
-    about = {
-        "made_with": "python -m gato.data_pipelines.measure_references",
-        "protocol": "no noise, evaluation seeds; share of episodes with success at any step, or mean return",
-        "versions": _versions(),
-        "tasks": {task: tasks[task] for task in sorted(tasks)},
-    }
-    partial = PATH.with_suffix(".partial")
-    partial.write_text(json.dumps(about, indent=1) + "\n")
-    os.replace(partial, PATH)
+    """Writes one task's record; the others stay. Read anew under a lock: measurements may run side by side."""
+    folder = os.open(PATH.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        load_references.cache_clear()
+        tasks = {**load_references()["tasks"], name: record}
+        about = {
+            "made_with": "python -m gato.data_pipelines.measure_references",
+            "protocol": "no noise, evaluation seeds; share of episodes with success at any step, or mean return",
+            "tasks": {task: tasks[task] for task in sorted(tasks)},
+        }
+        replace_file(PATH, json.dumps(about, indent=1) + "\n")
+    finally:
+        os.close(folder)  # and with it the lock
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gato.data_pipelines.sources.captions import object_f1, object_set
-from gato.evaluation.scores import bootstrap_interval
+from gato.evaluation.scores import bootstrap_interval, success_interval
 
 SAMPLES = 8
 
@@ -71,7 +71,7 @@ def evaluate_questions(
     texts = generate(images, questions)
     shuffled = generate(images[derangement(len(images), seed)], questions)
     right = [_same(text, reference) for text, reference in zip(texts, references, strict=True)]
-    low, high = bootstrap_interval(right, seed=seed)
+    low, high = success_interval(right)
     return {
         "accuracy": float(np.mean(right)),
         "low": low,

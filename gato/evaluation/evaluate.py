@@ -32,6 +32,7 @@ from gato.tokenizers.errors import suggest
 from gato.training.checkpoint import find_checkpoint, load_meta
 from gato.training.checkpoint_meta import CheckpointMeta, SourceMeta
 from gato.training.run_directory import CONFIG_FILE
+from gato.training.run_lock import only_one
 from gato.training.setup import enable_compilation_cache
 
 DEFAULT_PROTOCOL = Protocol()
@@ -77,6 +78,7 @@ def evaluate(
     Raises:
       EvaluationError: nothing to play, a protocol that contradicts itself, or `out` holds results that would be lost:
         of tasks that are left out now, or of another protocol.
+      LockError: another evaluation in the same folder does not end.
       CheckpointError, AgentError, StoreError, MissingSuiteError, UnknownTaskError: see there.
     """
     if protocol.episodes < 1:
@@ -96,39 +98,42 @@ def evaluate(
         processes = cores() if jax.default_backend() == "cpu" else 1
     if simulators is None:
         simulators = max(1, cores() // (processes or 1)) if local else 1
-    # A task that is played as another one's source has nothing to be shown of that one.
-    playing = {c.task: c.source if c.task == c.meta.task else "" for c in chosen if c.task}
-    shown: dict[str, PromptSource] = {}
-    if protocol.prompt != "none" and playing:
-        given = Path(prompts).absolute() if prompts is not None else None
-        shown = find_prompts(playing, run, folder / "prompts", given, min(processes or cores(), cores()), progress)
-        _say_prompts(shown)
-    trained = list(open_demonstrations(run, missing="skip")) if specialists and (run / CONFIG_FILE).is_file() else []
-    jobs = plan_jobs(chosen, meta, protocol, trained)
-    work = Work(found, run, protocol, shown, simulators, step_seconds)
-    journal = Journal(folder, work)
-    journal.refuse_loss(jobs)
-    records = {job: record for job in jobs if (record := journal.load(job)) is not None}
-    waiting = [job for job in jobs if job not in records]
-    done = sum(size(job, protocol) for job in records)
-    total = done + sum(size(job, protocol) for job in waiting)
-    with show_progress(total, "evaluating", progress and bool(waiting), done) as show:
+    with only_one(folder, "evaluation"):
+        # A task that is played as another one's source has nothing to be shown of that one.
+        playing = {c.task: c.source if c.task == c.meta.task else "" for c in chosen if c.task}
+        shown: dict[str, PromptSource] = {}
+        if protocol.prompt != "none" and playing:
+            given = Path(prompts).absolute() if prompts is not None else None
+            shown = find_prompts(playing, run, folder / "prompts", given, min(processes or cores(), cores()), progress)
+            _say_prompts(shown)
+        trained = (
+            list(open_demonstrations(run, missing="skip")) if specialists and (run / CONFIG_FILE).is_file() else []
+        )
+        jobs = plan_jobs(chosen, meta, protocol, trained)
+        work = Work(found, run, protocol, shown, simulators, step_seconds)
+        journal = Journal(folder, work)
+        journal.refuse_loss(jobs)
+        records = {job: record for job in jobs if (record := journal.load(job)) is not None}
+        waiting = [job for job in jobs if job not in records]
+        done = sum(size(job, protocol) for job in records)
+        total = done + sum(size(job, protocol) for job in waiting)
+        with show_progress(total, "evaluating", progress and bool(waiting), done) as show:
 
-        def advance(count: int) -> None:
-            show(count, "evaluating")
+            def advance(count: int) -> None:
+                show(count, "evaluating")
 
-        if waiting:
-            for job, result in get_executor(executor)(
-                waiting, work, min(processes or len(waiting), len(waiting)), advance
-            ):
-                records[job] = journal.save(job, result)
-    ordered = [(job, records[job]) for job in jobs]
-    summary = summarise_jobs(ordered, work, list(playing))
-    summary |= {"checkpoint_step": meta.step, "seed": protocol.seed, "seconds": time.monotonic() - started}
-    write_results(folder, summary, ordered)
-    journal.forget_others()
-    write_evaluation_page(folder, summary)
-    return summary
+            if waiting:
+                for job, result in get_executor(executor)(
+                    waiting, work, min(processes or len(waiting), len(waiting)), advance
+                ):
+                    records[job] = journal.save(job, result)
+        ordered = [(job, records[job]) for job in jobs]
+        summary = summarise_jobs(ordered, work, list(playing))
+        summary |= {"checkpoint_step": meta.step, "seed": protocol.seed, "seconds": time.monotonic() - started}
+        write_results(folder, summary, ordered)
+        journal.forget_others()
+        write_evaluation_page(folder, summary)
+        return summary
 
 
 def results_folder(checkpoint: Path | str, out: Path | str | None = None) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gato.data_pipelines.atomic_file import replace_file
 from gato.evaluation.page import header, page
 from gato.evaluation.report_charts import number
 from gato.evaluation.report_scores import (
@@ -23,9 +24,7 @@ FILE = "report.html"
 def write_evaluation_page(folder: Path, summary: Mapping[str, Any]) -> Path:
     """Writes ``<folder>/report.html`` of a summary, with the films that lie there, and returns its path."""
     path = folder / FILE
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(render(folder, summary), encoding="utf-8")
-    temporary.replace(path)
+    replace_file(path, render(folder, summary))
     return path
 
 

@@ -71,6 +71,11 @@ class Protocol:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.episodes > SEEDS_PER_RUN:
+            raise EvaluationError(
+                f"episodes must be at most {SEEDS_PER_RUN:,} of a task, got {self.episodes:,}: the rest would be those "
+                "of the next seed"
+            )
         most = (_SEEDS - EVALUATION_SEED - self.episodes) // SEEDS_PER_RUN
         if not 0 <= self.seed <= most:
             raise EvaluationError(

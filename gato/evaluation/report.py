@@ -19,13 +19,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gato.data_pipelines.atomic_file import replace_file
 from gato.evaluation.page import header, page, section
 from gato.evaluation.report_charts import duration, line_chart, number, stage_bar
 from gato.evaluation.report_pictures import data_uri, token_card
 from gato.evaluation.report_scores import domains_section, figure, films_section, scores_section
-from gato.evaluation.scores import HALF
 from gato.tokenizers.errors import GatoError
 from gato.tokenizers.layout import KINDS
+from gato.training.metrics import FILE as METRICS
+from gato.training.metrics import read_metrics
 
 FILE = "report.html"
 
@@ -39,9 +41,7 @@ def write_report(run: Path) -> Path:
     if not (run / "config.json").is_file() and not (run / "evaluation" / "summary.json").is_file():
         raise ReportError(f"{run}: no run here (neither config.json nor evaluation/summary.json); name a run directory")
     path = run / FILE
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(render(run), encoding="utf-8")
-    temporary.replace(path)
+    replace_file(path, render(run))
     return path
 
 
@@ -50,7 +50,7 @@ def render(run: Path) -> str:
     config: Mapping[str, Any] = _json(run / "config.json", {})
     summary: Mapping[str, Any] = _json(run / "evaluation" / "summary.json", {"tasks": {}})
     timings: Mapping[str, Any] = _json(run / "timings.json", {})
-    metrics = _metrics(run / "metrics.jsonl")
+    metrics = read_metrics(run / METRICS)
     sections = [
         _header(run, config, summary, metrics, timings),
         scores_section(summary),
@@ -75,11 +75,9 @@ def _header(
     tiles: list[tuple[str, str]] = []
     if summary.get("overall") is not None:
         tiles.append((number(summary["overall"]), "mean normalised score (0 random, 100 expert)"))
-    tasks = summary["tasks"]
-    if tasks:
-        defined = [entry["normalised"] for entry in tasks.values() if entry.get("normalised") is not None]
-        half = sum(score > HALF for score in defined)
-        tiles.append((f"{half} of {len(defined)}", "tasks above half of the expert"))
+    if summary["tasks"]:
+        every = summary["all"]
+        tiles.append((f"{every['above_half']} of {every['tasks']}", "tasks above half of the expert"))
     if metrics:
         tiles.append((f"{metrics[-1]['step']:,}", "training steps"))
         if "batch_size" in config and "length" in config:
@@ -217,13 +215,3 @@ def _json(path: Path, default: Any) -> Any:
         raise ReportError(
             f"{path}: not valid JSON ({error}); remove it and run the stage that writes it again"
         ) from error
-
-
-def _metrics(path: Path) -> list[dict[str, Any]]:
-    lines: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break  # the last line of a run that was killed
-    return lines

@@ -11,6 +11,8 @@ import html
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+from gato.evaluation.scores import normalise
+
 Points = Sequence[tuple[float, float]]
 
 
@@ -33,9 +35,7 @@ class Score:
     paper: bool = False
 
     def normalised(self, value: float) -> float:
-        """100·(value - random)/(expert - random) (Gato section 4); NaN where that is undefined."""
-        span = self.expert - self.random
-        return 100 * (value - self.random) / span if span > 0 else math.nan
+        return normalise(value, self.random, self.expert)
 
 
 def number(value: float) -> str:

@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from gato.data_pipelines.atomic_file import replace_file
 from gato.data_pipelines.environments.registry import get_task, versions
 from gato.evaluation.demonstrations import EvaluationError
-from gato.evaluation.jobs import Job, Line, PlayJob, Protocol, Result, Work, Written
+from gato.evaluation.jobs import Job, Line, PlayJob, Result, Work, Written
 from gato.evaluation.prompts import PromptSource
 from gato.evaluation.report_pictures import png_uri, write_gif
 from gato.evaluation.rollouts import Outcome
@@ -78,7 +79,7 @@ class Journal:
             }
         path = self._path(job)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(record | {"about": self._about(job)}, allow_nan=False))
+        replace_file(path, json.dumps(record | {"about": self._about(job)}, allow_nan=False))
         return record
 
     def refuse_loss(self, jobs: Sequence[Job]) -> None:
@@ -94,11 +95,9 @@ class Journal:
                 f"{self._folder}: holds results of {', '.join(lost[:3])}{' and more' if len(lost) > 3 else ''}, which "
                 "this evaluation leaves out and would delete; give --out DIR for this one's"
             )
-        # What an older record does not mention was then as it is by default.
-        default = dataclasses.asdict(Protocol())
         changed: dict[str, str] = {}
         for about in before:
-            then = default | about["conditions"]
+            then = about["conditions"]
             for key, value in (item for name in about["names"] for item in now[name].items()):
                 if then.get(key, value) != value:
                     changed[key] = f"{key} {then[key]} instead of {value}"
@@ -116,7 +115,7 @@ class Journal:
             if path.exists():
                 summary = json.loads(path.read_text(encoding="utf-8"))
                 names = [*summary["tasks"], *summary["captions"]]
-                yield {"names": names, "conditions": summary.get("protocol", {})}
+                yield {"names": names, "conditions": summary["protocol"]}
             for path in sorted((self._folder / "jobs").glob("*.json")):
                 yield json.loads(path.read_text(encoding="utf-8"))["about"]
         except (ValueError, KeyError, TypeError) as error:
@@ -219,13 +218,6 @@ def write_results(folder: Path, summary: Mapping[str, Any], records: Sequence[tu
         for outcome in record.get("outcomes", ()):
             line = {"policy": policy, "task": outcome["entry"], "return": outcome["score_return"]}
             episodes.append(line | {key: outcome[key] for key in outcome if key not in ("entry", "score_return")})
-    write_text(folder / "captions.json", json.dumps({"samples": samples}))
-    write_text(folder / "episodes.jsonl", "".join(json.dumps(episode) + "\n" for episode in episodes))
-    write_text(folder / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Atomically: a reader, or an interruption, never meets half a file."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    replace_file(folder / "captions.json", json.dumps({"samples": samples}))
+    replace_file(folder / "episodes.jsonl", "".join(json.dumps(episode) + "\n" for episode in episodes))
+    replace_file(folder / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")

@@ -7,18 +7,23 @@ finished.
 
 Beside the mean stands the interquartile mean (IQM) of Agarwal et al. 2021 (rliable): the mean of the middle half of the
 tasks, which a few tasks with huge scores cannot carry. Intervals of both are of the stratified bootstrap: episodes are
-drawn again within each task, so what varies is luck in the episodes; the tasks, and the one network, are given.
+drawn again within each task, so what varies is luck in the episodes; the tasks, and the one network, are given. The
+interval of one success rate is Wilson's: episodes that all end alike, drawn again, would leave none.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from statistics import NormalDist
+from typing import Any, TypeVar
 
 import numpy as np
 
+Scores = TypeVar("Scores", float, np.ndarray)
+
 CONFIDENCE, RESAMPLES = 0.95, 4000
+_QUANTILE = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)  # 1.96
 HALF = 50.0  # of the expert: the paper counts the tasks above
 
 
@@ -32,13 +37,27 @@ def bootstrap_interval(
     return _interval(_resampled_means(array, np.random.default_rng(seed), resamples), confidence)
 
 
-def normalise(score: float, random: float, expert: float) -> tuple[float | None, str | None]:
-    """Returns (normalised score, None), or (None, why it is undefined)."""
+def success_interval(successes: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Wilson's 95 % interval of a success rate, within [0, 1]; ``successes`` [N]: 1 or 0 for each episode."""
+    count = len(successes)
+    if count == 0:
+        raise ValueError("success_interval needs at least one value")
+    rate, spread = float(np.mean(successes)), _QUANTILE**2 / count
+    middle = (rate + spread / 2) / (1 + spread)
+    reach = math.sqrt(spread * (rate * (1 - rate) + spread / 4)) / (1 + spread)
+    return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
+def undefined(random: float, expert: float) -> str | None:
+    """Why a task with these scores has no normalised score; None where it has."""
     if not (math.isfinite(random) and math.isfinite(expert)):
-        return None, "the random or the expert score of this task was not measured"
-    if expert <= random:
-        return None, f"the expert ({expert:g}) is not better than random ({random:g})"
-    return 100 * (score - random) / (expert - random), None
+        return "the random or the expert score of this task was not measured"
+    return f"the expert ({expert:g}) is not better than random ({random:g})" if expert <= random else None
+
+
+def normalise(score: Scores, random: float, expert: float) -> Scores:
+    """A score, or an array of them, on the task's scale: 0 random, 100 expert; NaN where that is `undefined`."""
+    return 100 * (score - random) / (math.nan if undefined(random, expert) else expert - random)
 
 
 def interquartile_mean(values: np.ndarray) -> np.ndarray:
@@ -71,21 +90,19 @@ def task_entry(
       ``specialist_normalised``.
     """
     score, low, high = math.nan, math.nan, math.nan
-    normalised: float | None = None
     reason: str | None = "no episode finished"
     if len(values):
-        score, (low, high) = float(np.mean(values)), bootstrap_interval(values, seed=seed)
-        normalised, reason = normalise(score, random, expert)
-    defined = normalised is not None
+        score, reason = float(np.mean(values)), undefined(random, expert)
+        low, high = success_interval(values) if metric == "success" else bootstrap_interval(values, seed=seed)
     entry: dict[str, Any] = {
         "score": _finite(score),
         "low": _finite(low),
         "high": _finite(high),
         "random": _finite(random),
         "expert": _finite(expert),
-        "normalised": normalised,
-        "normalised_low": normalise(low, random, expert)[0] if defined else None,
-        "normalised_high": normalise(high, random, expert)[0] if defined else None,
+        "normalised": _finite(normalise(score, random, expert)),
+        "normalised_low": _finite(normalise(low, random, expert)),
+        "normalised_high": _finite(normalise(high, random, expert)),
         "episodes": len(values),
         "metric": metric,
     }
@@ -93,7 +110,7 @@ def task_entry(
         entry["undefined"] = reason
     if specialist is not None:
         entry["specialist"] = float(np.mean(specialist))
-        entry["specialist_normalised"] = normalise(entry["specialist"], random, expert)[0]
+        entry["specialist_normalised"] = _finite(normalise(entry["specialist"], random, expert))
     return entry
 
 
@@ -151,9 +168,8 @@ def aggregate(
         rng = np.random.default_rng(seed)
         drawn = []  # of each task, its normalised score in every resample
         for name in names:
-            random, expert = tasks[name]["random"], tasks[name]["expert"]
             means = _resampled_means(np.asarray(episodes[name], np.float64), rng, RESAMPLES)
-            drawn.append(100 * (means - random) / (expert - random))
+            drawn.append(normalise(means, tasks[name]["random"], tasks[name]["expert"]))
         drawn_RT = np.stack(drawn, axis=-1)
         figures["mean_low"], figures["mean_high"] = _interval(drawn_RT.mean(axis=-1), CONFIDENCE)
         figures["iqm_low"], figures["iqm_high"] = _interval(interquartile_mean(drawn_RT), CONFIDENCE)

@@ -27,6 +27,7 @@ def test_measured_records_fit_the_tasks_of_today():
     for name, record in references.load_references()["tasks"].items():
         about = catalogue.load_catalogue()[name.partition("/")[0]][name]
         assert (record["metric"], record["max_steps"]) == (about["metric"], about["max_steps"]), name
+        assert record["versions"], name  # of the simulators that it was measured with
 
 
 def test_our_own_measurement_counts_before_a_published_one():

@@ -1,6 +1,8 @@
 """The starter mixture and its reference scores."""
 
+import concurrent.futures
 import dataclasses
+import importlib.metadata
 import json
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 
 from gato.data_pipelines import measure_references
 from gato.data_pipelines.collect import collect
-from gato.data_pipelines.environments import references
+from gato.data_pipelines.environments import catalogue, references
 from gato.data_pipelines.environments.registry import get_source, get_task
 from gato.data_pipelines.starter import STARTER, starter_tasks
 from gato.data_pipelines.store import Store
@@ -75,6 +77,8 @@ def test_measuring_merges_into_the_file_and_reproduces_it_and_no_task_stops_it(t
             assert record["expert"] == 1.0
             assert record["random"] < 0.5
             assert record["episodes"] == 12
+            assert record["versions"]["minigrid"] == importlib.metadata.version("minigrid")
+            assert references.load_references()["tasks"]["other/task"] == {"random": 0.5, "expert": 0.75}
             assert "babyai/OpenDoor" not in references.load_references()["tasks"]
         lines = capsys.readouterr().out.splitlines()
         assert lines[:2] == lines[2:]
@@ -99,3 +103,19 @@ def test_spec_of_every_metaworld_task_is_bounded():
     assert get_task("metaworld/reach-v3").make().spec.actions["action"] == LeafSpec(
         "continuous", (4,), low=-1.0, high=1.0
     )
+
+
+def test_two_measurements_side_by_side_lose_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "reference_scores.json"
+    path.write_text(json.dumps({"tasks": {}}))
+    monkeypatch.setattr(references, "PATH", path)
+    monkeypatch.setattr(measure_references, "PATH", path)
+    monkeypatch.setattr(measure_references, "measure", lambda task, episodes: {"random": 0.5})
+    names = catalogue.task_names("babyai")
+    try:
+        with concurrent.futures.ThreadPoolExecutor(4) as threads:
+            list(threads.map(measure_references.main, [names[part::4] for part in range(4)]))
+        assert list(json.loads(path.read_text())["tasks"]) == sorted(names)
+    finally:
+        monkeypatch.undo()
+        references.load_references.cache_clear()

@@ -20,7 +20,7 @@ from gato.evaluation.demonstrations import Demonstrations, EvaluationError, open
 from gato.evaluation.evaluate import choose, evaluate
 from gato.evaluation.jobs import Protocol
 from gato.inference.session import AgentError
-from gato.training import manifest
+from gato.training import manifest, run_lock
 from gato.training.checkpoint import load_meta
 
 TASKS = ("toy/match", "toy/hopeless")
@@ -75,14 +75,19 @@ def test_a_full_evaluation_is_not_replaced_by_a_partial_one(toy_run, tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     with pytest.raises(EvaluationError, match=r"with episodes 1 instead of 2, prompt beginning instead of end, which"):
         evaluate(toy_run, list(TASKS), **settings | {"protocol": Protocol(2, "end")})
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    del summary["protocol"]["memory"]  # as versions wrote it that had one memory only
-    (tmp_path / "summary.json").write_text(json.dumps(summary))
-    with pytest.raises(EvaluationError, match="with memory window instead of memory, which"):
-        evaluate(toy_run, list(TASKS), **settings | {"protocol": Protocol(1, memory="memory")})
     (tmp_path / "summary.json").write_text("{")
     with pytest.raises(EvaluationError, match=r"summary\.json: is no evaluation's summary"):
         evaluate(toy_run, list(TASKS), **settings)
+
+
+def test_a_second_evaluation_in_the_same_folder_waits_and_changes_nothing(toy_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_lock, "WAIT", 0.0)
+    settings = {"protocol": Protocol(1), "out": tmp_path, **HERE}
+    with run_lock.only_one(tmp_path, "evaluation"):
+        with pytest.raises(run_lock.LockError, match="another evaluation is under way there"):
+            evaluate(toy_run, ["toy/match"], **settings)
+        assert [path.name for path in tmp_path.iterdir()] == [".evaluation.lock"]
+    assert evaluate(toy_run, ["toy/match"], **settings)["tasks"]["toy/match"]["episodes"] == 1
 
 
 def test_the_papers_deployment_shows_a_long_prompt_and_acts_with_memory(toy_run, tmp_path):

@@ -198,6 +198,12 @@ def test_the_beginning_that_captions_share():
     assert common_beginning(["yes", "no"], text) == ""
 
 
+def test_episodes_that_the_next_seed_would_play_again_are_refused():
+    Protocol(SEEDS_PER_RUN)
+    with pytest.raises(EvaluationError, match="episodes must be at most 10,000 of a task, got 10,001"):
+        Protocol(SEEDS_PER_RUN + 1)
+
+
 def test_seeds_that_simulators_do_not_take_are_refused():
     most = Protocol(50, seed=214_648)
     last = EVALUATION_SEED + most.seed * SEEDS_PER_RUN + 50 - 1

@@ -5,13 +5,21 @@ import json
 import numpy as np
 import pytest
 
-from gato.evaluation.scores import aggregate, bootstrap_interval, interquartile_mean, normalise, summarise, task_entry
+from gato.evaluation.scores import (
+    aggregate,
+    bootstrap_interval,
+    interquartile_mean,
+    normalise,
+    success_interval,
+    summarise,
+    task_entry,
+)
 
 
 def test_random_is_zero_and_expert_is_hundred():
-    assert normalise(0.2, 0.2, 0.9) == (0.0, None)
-    assert normalise(0.9, 0.2, 0.9)[0] == pytest.approx(100)
-    assert normalise(-1.0, 0.0, 10.0)[0] == pytest.approx(-10)
+    assert normalise(0.2, 0.2, 0.9) == 0.0
+    assert normalise(0.9, 0.2, 0.9) == pytest.approx(100)
+    np.testing.assert_allclose(normalise(np.array([-1.0, 5.0]), 0.0, 10.0), [-10, 50])
 
 
 @pytest.mark.parametrize(("random", "expert"), [(5.0, 5.0), (5.0, 4.0), (float("nan"), 4.0), (1.0, float("nan"))])
@@ -59,6 +67,25 @@ def test_the_interval_is_seeded_and_narrows_with_more_episodes():
     assert bootstrap_interval([2.0, 2.0]) == (2.0, 2.0)
     with pytest.raises(ValueError, match="at least one"):
         bootstrap_interval([])
+
+
+@pytest.mark.parametrize(
+    ("successes", "episodes", "low", "high"),
+    # As Newcombe (1998), table I, and statsmodels' proportion_confint(method="wilson").
+    [
+        (20, 20, 0.83887, 1.0),
+        (0, 20, 0.0, 0.16113),
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (1, 1, 0.20654, 1),
+    ],
+)
+def test_a_success_rate_has_wilsons_interval(successes, episodes, low, high):
+    values = np.arange(episodes) < successes
+    assert success_interval(values) == (pytest.approx(low, abs=6e-5), pytest.approx(high, abs=6e-5))
+    entry = task_entry(values, 0.5, 1.0, metric="success")
+    assert (entry["low"], entry["high"]) == success_interval(values)
+    assert entry["normalised_low"] == pytest.approx(100 * (entry["low"] - 0.5) / 0.5)
 
 
 def test_the_entry_holds_the_specialist_beside_the_agent():
