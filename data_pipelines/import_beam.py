@@ -20,7 +20,7 @@ from gato.data_pipelines.import_arguments import add_import_arguments, reference
 from gato.data_pipelines.import_source import Bad, Imported, Part, import_part, plan_import, write_json
 from gato.data_pipelines.readers.extras import require
 from gato.data_pipelines.readers.registry import SourceReference
-from gato.tokenizers.errors import GatoError
+from gato.tokenizers.errors import GatoError, run_program
 
 
 def import_with_beam(
@@ -75,7 +75,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except GatoError as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

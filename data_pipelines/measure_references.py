@@ -12,7 +12,6 @@ import argparse
 import fcntl
 import json
 import os
-import sys
 
 import numpy as np
 
@@ -30,7 +29,7 @@ from gato.data_pipelines.environments.references import PATH, load_references
 from gato.data_pipelines.environments.registry import get_task, versions
 from gato.data_pipelines.rollout import random_policy
 from gato.data_pipelines.starter import starter_tasks
-from gato.tokenizers.errors import GatoError
+from gato.tokenizers.errors import run_program
 
 # Beyond the seeds of the evaluations with --seed 0 to 9.
 FIRST_SEED = EVALUATION_SEED + 100_000
@@ -113,7 +112,4 @@ def _merge(name: str, record: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except GatoError as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 
 from gato.data_pipelines.atomic_file import replace_file
 from gato.data_pipelines.environments.catalogue import PATH, describe, load_catalogue
 from gato.data_pipelines.environments.registry import get_suite, get_task, our_suites
-from gato.tokenizers.errors import GatoError
+from gato.tokenizers.errors import run_program
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -37,7 +36,4 @@ def _write(catalogue: dict[str, dict[str, dict]]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except GatoError as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

@@ -10,6 +10,11 @@ from typing import Any
 
 from gato.tokenizers.errors import GatoError, suggest
 
+
+class ConfigError(GatoError):
+    """An experiment file, a field of a configuration or a value for it is wrong, or two contradict each other."""
+
+
 _WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", type(None): "None"}
 
 

@@ -22,15 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
-from gato.fields import check_fields
+from gato.fields import ConfigError, check_fields
 from gato.tokenizers.errors import GatoError, suggest
 
 if TYPE_CHECKING:
     from gato.training.config import TrainConfig
-
-
-class ConfigError(GatoError):
-    """An experiment file, a key in it or a value for it is wrong."""
 
 
 def shipped_configs() -> list[str]:

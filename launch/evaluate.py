@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from gato.evaluation.demonstrations import EvaluationError
 from gato.evaluation.evaluate import evaluate, results_folder
 from gato.evaluation.evaluation_page import FILE
 from gato.evaluation.jobs import Protocol
@@ -13,11 +12,8 @@ from gato.launch.scores import print_scores
 
 def run(arguments: argparse.Namespace) -> None:
     """Plays, writes ``RUN/evaluation`` or ``--out``, and prints the scores and where their page lies."""
-    given = [path for path in (arguments.run, arguments.checkpoint) if path is not None]
-    if len(given) != 1:
-        raise EvaluationError("name one run or checkpoint: gato evaluate RUN, or gato evaluate --checkpoint=RUN")
     summary = evaluate(
-        given[0],
+        arguments.checkpoint,
         arguments.tasks,
         Protocol(
             episodes=arguments.episodes,
@@ -27,7 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
             environments=arguments.environments,
             seed=arguments.seed,
         ),
-        suites=[suite for word in arguments.suites for suite in word.split(",")] if arguments.suites else None,
+        suites=arguments.suites,
         prompts=arguments.prompts,
         specialists=arguments.specialists,
         out=arguments.out,
@@ -37,4 +33,4 @@ def run(arguments: argparse.Namespace) -> None:
         step_seconds=arguments.step_timeout,
     )
     print_scores(summary)
-    print(f"\n{results_folder(given[0], arguments.out) / FILE}")
+    print(f"\n{results_folder(arguments.checkpoint, arguments.out) / FILE}")

@@ -7,7 +7,8 @@ traceback. Messages name the place (file, field, episode), the value that was fo
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 
 
 class GatoError(Exception):
@@ -31,6 +32,15 @@ def printed(error: Exception) -> str:
     if not table.startswith("  "):
         return " ".join(str(error).split())
     return f"{' '.join(line.split())}\n{table}"
+
+
+def run_program(main: Callable[[], None]) -> None:
+    """Runs the ``main`` of a ``python -m`` program; a mistake is one line and status 2, as of the command line."""
+    try:
+        main()
+    except GatoError as error:
+        print(f"gato: {printed(error)}", file=sys.stderr)
+        sys.exit(2)
 
 
 def suggest(name: str, known: Iterable[str], otherwise: Iterable[str] | None = None) -> str:

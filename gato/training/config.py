@@ -8,15 +8,10 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from gato.data_pipelines.mixture import SourceConfig
-from gato.fields import check_fields
+from gato.fields import ConfigError, check_fields
 from gato.model.config import ModelConfig
-from gato.tokenizers.errors import GatoError
 from gato.tokenizers.vocabulary import Vocabulary
 from gato.training.optimizer import OptimizerConfig
-
-
-class ConfigError(GatoError):
-    """A training configuration contradicts itself or names an unknown field."""
 
 
 @dataclasses.dataclass(frozen=True)

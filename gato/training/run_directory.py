@@ -11,8 +11,9 @@ from typing import Any
 
 import jax
 
+from gato.fields import ConfigError
 from gato.tokenizers.errors import GatoError
-from gato.training.config import ConfigError, TrainConfig
+from gato.training.config import TrainConfig
 
 CONFIG_FILE = "config.json"
 PARAMETERS_FILE = "parameters.txt"

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from gato import sharding
+from gato.fields import ConfigError
 from gato.model.attention import platform
 from gato.model.transformer import GatoModel, init_params
-from gato.training.config import ConfigError, TrainConfig
+from gato.training.config import TrainConfig
 from gato.training.loss import LossSums
 from gato.training.optimizer import learning_rate_schedule, make_optimizer
 from gato.training.step import StepMetrics, TrainState, batch_loss, make_train_step, step_key

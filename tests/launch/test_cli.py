@@ -46,7 +46,11 @@ def test_help_does_not_import_the_heavy_packages() -> None:
     ("argv", "message"),
     [
         (["evaluat"], "did you mean 'evaluate'?"),
-        (["generate"], "--checkpoint"),
+        (["generate"], "name one run or checkpoint: gato generate RUN, or"),
+        (["generate", "a", "b", "--limit=3", "c"], "unrecognized arguments: c"),
+        (["generate", "--checkpoint=x", "a", "b"], "name one run or checkpoint"),
+        (["serve"], "name one run or checkpoint: gato serve RUN, or"),
+        (["serve", "x", "--checkpoint=x"], "name one run or checkpoint"),
         (["generate", "--checkpoint=x", "--temperature=-1"], "'-1' is no number >= 0"),
         (["generate", "--checkpoint=x"], "no such directory"),
         (["serve", "--checkpoint=x", "--idle=soon"], "'soon' is no time"),
@@ -72,6 +76,7 @@ def test_help_does_not_import_the_heavy_packages() -> None:
         (["plan", "--config=gato_79m", "--topology=v5e:4x4", "--mesh=4x4"], "'4x4' is no mesh"),
         (["plan", "--config=gato_79m", "--topology=h200:1x8", "--mesh=3,1,1"], "does not fit 8 device(s)"),
         (["plan", "--config=gato_79m", "--topology=h200:1x8", "--targets=2"], "'2' is no share"),
+        (["plan", "--config=gato_79m", "--topology=h200:1x8", "--tokens=many"], "--tokens: 'many' is no number > 0"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(
@@ -84,6 +89,14 @@ def test_a_mistake_is_one_line_and_status_2(
     assert err.count("\n") == 1
     assert out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("program", ["measure_references", "write_catalogue"])
+def test_a_program_beside_it_ends_alike(program: str) -> None:
+    command = [sys.executable, "-m", f"gato.data_pipelines.{program}", "babiai"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("gato: unknown suite 'babiai'")
 
 
 @pytest.mark.parametrize(
@@ -174,8 +187,29 @@ def test_an_evaluation_goes_where_it_is_told(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr("gato.launch.evaluate.evaluate", evaluate)
     assert cli.main(["evaluate", "run", "--tasks", "a/b", "--out", str(tmp_path / "here")]) == 0
     assert seen["out"] == tmp_path / "here"
-    assert cli.main(["evaluate", "--checkpoint=run", "--suites=a,b", "--step-timeout=5s"]) == 0
+    assert cli.main(["evaluate", "--checkpoint=run", "--suites", "a", "b", "--step-timeout=5s"]) == 0
     assert (seen["checkpoint"], seen["suites"], seen["step_seconds"]) == (Path("run"), ["a", "b"], 5.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "prompt"),
+    [
+        (["evaluate", "runs/a"], None),
+        (["evaluate", "--episodes=3", "--checkpoint=runs/a"], None),
+        (["serve", "--port=0", "runs/a"], None),
+        (["generate", "runs/a", "--limit=9"], ""),
+        (["generate", "--checkpoint", "runs/a"], ""),
+        (["generate", "runs/a", "Once upon"], "Once upon"),
+        (["generate", "runs/a", "--limit=9", "Once upon"], "Once upon"),
+        (["generate", "--limit=9", "runs/a", "Once upon"], "Once upon"),
+        (["generate", "--checkpoint=runs/a", "--limit=9", "Once upon"], "Once upon"),
+        (["generate", "Once upon", "--checkpoint=runs/a"], "Once upon"),
+    ],
+)
+def test_a_run_is_named_alike_by_all_that_act(words: list[str], prompt: str | None) -> None:
+    arguments = cli.parse(words)
+    assert arguments.checkpoint == Path("runs/a")
+    assert getattr(arguments, "prompt", None) == prompt or arguments.command != "generate"
 
 
 def test_overrides_are_gathered() -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
+from gato.fields import ConfigError
 from gato.launch import cli
 from gato.launch.config import (
-    ConfigError,
     apply_override,
     load_config,
     shipped_configs,

@@ -18,7 +18,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from gato.launch.config import ConfigError, default_config, domain_in, stores_in
+from gato.fields import ConfigError
+from gato.launch.config import default_config, domain_in, stores_in
 
 # Domain -> per cent of the tokens.
 CONTROL = {

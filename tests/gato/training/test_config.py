@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from gato.fields import ConfigError
 from gato.tokenizers.vocabulary import Vocabulary
-from gato.training.config import ConfigError, TrainConfig
+from gato.training.config import TrainConfig
 from gato.training.run_directory import config_differences
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from gato.fields import ConfigError
 from gato.tokenizers.errors import printed
-from gato.training.config import ConfigError, TrainConfig
+from gato.training.config import TrainConfig
 from gato.training.run_directory import CONFIG_FILE, prepare, read_config
 
 

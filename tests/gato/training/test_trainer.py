@@ -15,13 +15,14 @@ import pytest
 
 from gato.data_pipelines.loader import Loader
 from gato.evaluation.demonstrations import open_demonstrations
+from gato.fields import ConfigError
 from gato.model.presets import preset
 from gato.tokenizers.errors import printed
 from gato.tokenizers.text import train as train_text_model
 from gato.tokenizers.vocabulary import Vocabulary
 from gato.training import setup, trainer
 from gato.training.checkpoint import CheckpointError, load_for_inference, saved_steps
-from gato.training.config import ConfigError, TrainConfig
+from gato.training.config import TrainConfig
 from gato.training.metrics import read_metrics
 from gato.training.run_directory import read_config
 from gato.training.trainer import DivergedError, train
