@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image
 
 from gato.data_pipelines.environments.base import Action, NoExpert, Observation, Task, import_package
-from gato.data_pipelines.environments.references import reference_scores
 from gato.data_pipelines.environments.suite import Suite
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
 
@@ -79,15 +78,12 @@ def _names() -> list[str]:
 
 def make_task(name: str) -> Task:
     """The task "ale/GAME"."""
-    random_score, expert_score = reference_scores(name)
     return Task(
         name=name,
         make=functools.partial(GameEnvironment, name.partition("/")[2]),
         expert=NoExpert(name),
         metric="return",
         max_steps=MAX_STEPS,
-        random_score=random_score,
-        expert_score=expert_score,
     )
 
 

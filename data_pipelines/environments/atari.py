@@ -14,7 +14,6 @@ import numpy as np
 
 from gato.data_pipelines.environments.ale import GameEnvironment
 from gato.data_pipelines.environments.base import Action, Observation, Task
-from gato.data_pipelines.environments.references import reference_scores
 from gato.data_pipelines.environments.suite import Suite
 from gato.data_pipelines.experts.breakout import BALL_Y, BreakoutExpert
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
@@ -66,15 +65,12 @@ class BreakoutEnvironment(GameEnvironment):
 
 def make_task(name: str) -> Task:
     """The task "atari/breakout"; ``make(blank=True)`` hides the screen."""
-    random_score, expert_score = reference_scores(name)
     return Task(
         name=name,
         make=BreakoutEnvironment,
         expert=lambda environment, rng: BreakoutExpert(environment),
         metric="return",
         max_steps=MAX_STEPS,
-        random_score=random_score,
-        expert_score=expert_score,
         noise=(0.0, 0.1, 0.3),
         controls={"blank": {"blank": True}},
     )

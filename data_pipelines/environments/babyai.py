@@ -21,7 +21,6 @@ from typing import Any, Literal
 import numpy as np
 
 from gato.data_pipelines.environments.base import Action, Observation, Task, import_package
-from gato.data_pipelines.environments.references import reference_scores
 from gato.data_pipelines.environments.suite import Suite
 from gato.data_pipelines.experts.babyai_bot import bot_policy
 from gato.tokenizers.errors import GatoError
@@ -117,7 +116,6 @@ def _names(suite: str) -> list[str]:
 def make_task(name: str) -> Task:
     """The task "babyai/LEVEL" or "babyai-raw/LEVEL"."""
     suite, _, level = name.partition("/")
-    random_score, expert_score = reference_scores(name)
     simulator = _make_simulator(level)
     _reset(simulator, 0)
     return Task(
@@ -126,8 +124,6 @@ def make_task(name: str) -> Task:
         expert=bot_policy,
         metric="success",
         max_steps=int(simulator.max_steps),
-        random_score=random_score,
-        expert_score=expert_score,
         noise=(0.0, 0.1, 0.2),
         controls={} if level in _ONE_MISSION else {"wrong mission": {"mission": "wrong"}},
     )

@@ -83,8 +83,8 @@ class Task:
         `NoExpert` where there is none.
       metric: "success" (share of episodes with ``info["success"]`` at any step) or "return" (sum of rewards).
       max_steps: limit of an episode; the environment truncates there.
-      random_score, expert_score: of uniformly random actions and of an expert under the same protocol, see
-        `references`; NaN where nobody measured.
+      random_score, expert_score: of uniformly random actions and of an expert under the same protocol; NaN: those of
+        `references`, which `get_task` puts here, or nobody measured.
       noise: levels of DART noise, cycled over the collected episodes. A level is the standard deviation of Gaussian
         noise in units of half an action's range (continuous), or the probability of a random value (discrete).
       steps_after_success: where to cut a demonstration; ``None`` keeps the whole episode.
@@ -117,6 +117,12 @@ class DocumentSource:
     name: str
     spec: EpisodeSpec
     episodes: Callable[[int, int], Iterator[Episode]]
+
+
+def bound(values: np.ndarray) -> float | tuple[float, ...]:
+    """One end of an action's range for its `LeafSpec`: one number where all elements share it, else one for each."""
+    flat = [float(value) for value in np.ravel(values)]
+    return flat[0] if len(set(flat)) == 1 else tuple(flat)
 
 
 def install_command(*extras: str) -> str:

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from gato.data_pipelines.environments.base import Action, NoExpert, Observation, Task, import_package
+from gato.data_pipelines.environments.base import Action, NoExpert, Observation, Task, bound, import_package
 from gato.data_pipelines.environments.drawing import SceneDrawer
-from gato.data_pipelines.environments.references import reference_scores
 from gato.data_pipelines.environments.suite import Suite
 from gato.data_pipelines.experts import analytic
 from gato.data_pipelines.experts.planning import ball_in_cup_policy
@@ -59,7 +58,8 @@ class DMControlEnvironment:
         self._names = {name.replace("/", "."): name for name in arrays}
         leaves = {path: LeafSpec("continuous", arrays[name].shape) for path, name in self._names.items()}
         bounds = simulator.action_spec()
-        action = LeafSpec("continuous", bounds.shape, low=_bound(bounds, "minimum"), high=_bound(bounds, "maximum"))
+        low, high = (bound(np.broadcast_to(end, bounds.shape)) for end in (bounds.minimum, bounds.maximum))
+        action = LeafSpec("continuous", bounds.shape, low=low, high=high)
         self.spec = EpisodeSpec.of(unflatten(leaves), action)
         self._low, self._high = bounds.minimum, bounds.maximum
         self._generator, self._max_steps, self._steps = generator, max_steps, 0
@@ -108,16 +108,13 @@ def names_in(suite: str) -> list[str]:
 
 
 def suite_task(name: str, make: Callable[[], DMControlEnvironment]) -> Task:
-    """The task "suite/DOMAIN-TASK" in the environment that ``make`` builds, with what its expert and scores are."""
-    random_score, expert_score = reference_scores(name)
+    """The task "suite/DOMAIN-TASK" in the environment that ``make`` builds, with what its expert is."""
     return Task(
         name=name,
         make=make,
         expert=_EXPERTS.get(name.partition("/")[2], NoExpert(name)),
         metric="return",
         max_steps=MAX_STEPS,
-        random_score=random_score,
-        expert_score=expert_score,
         noise=(0.0, 0.1, 0.3),
     )
 
@@ -125,12 +122,6 @@ def suite_task(name: str, make: Callable[[], DMControlEnvironment]) -> Task:
 def make_task(name: str) -> Task:
     """The task "dm_control/DOMAIN-TASK"."""
     return suite_task(name, functools.partial(suite_environment, name.partition("/")[2]))
-
-
-def _bound(bounds: Any, end: str) -> float | tuple[float, ...]:
-    """One number where all elements share it, else one for each."""
-    values = np.broadcast_to(getattr(bounds, end), bounds.shape).ravel()
-    return float(values[0]) if (values == values[0]).all() else tuple(float(value) for value in values)
 
 
 def _suite() -> Any:

@@ -17,7 +17,6 @@ from gato.data_pipelines.environments.base import NoExpert, Observation, Task, i
 from gato.data_pipelines.environments.dm_control import SUITE as CONTROL_SUITE
 from gato.data_pipelines.environments.dm_control import DMControlEnvironment
 from gato.data_pipelines.environments.offscreen import OffscreenRenderer
-from gato.data_pipelines.environments.references import reference_scores
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec, unflatten
 
 MAX_STEPS, SIZE = 250, 84
@@ -77,15 +76,12 @@ def _names(suite: str) -> list[str]:
 def make_task(name: str) -> Task:
     """The task "dm_manipulation/NAME" or "dm_manipulation-pixels/NAME"."""
     suite, _, short = name.partition("/")
-    random_score, expert_score = reference_scores(name)
     return Task(
         name=name,
         make=functools.partial(_environment, short + _KINDS[suite]),
         expert=NoExpert(name),
         metric="return",
         max_steps=MAX_STEPS,
-        random_score=random_score,
-        expert_score=expert_score,
     )
 
 

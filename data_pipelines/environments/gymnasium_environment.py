@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gato.data_pipelines.environments.base import Action, Observation, import_package
+from gato.data_pipelines.environments.base import Action, Observation, bound, import_package
 from gato.data_pipelines.environments.drawing import SceneDrawer
 from gato.tokenizers.errors import SpecError
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec, flatten, unflatten
@@ -101,14 +101,8 @@ def _leaf(space: Any, name: str, bounded: bool) -> LeafSpec:
         return LeafSpec("image", space.shape)
     if not bounded:
         return LeafSpec("continuous", space.shape)
-    low, high = _bound(space.low), _bound(space.high)
+    low, high = bound(space.low), bound(space.high)
     return LeafSpec("continuous", space.shape, low=low, high=high)
-
-
-def _bound(values: np.ndarray) -> float | tuple[float, ...]:
-    """One number where all elements share it, else one for each."""
-    flat = np.ravel(values)
-    return float(flat[0]) if (flat == flat[0]).all() else tuple(float(value) for value in flat)
 
 
 def _value(value: Any, leaf: LeafSpec) -> np.ndarray:

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from gato.data_pipelines.environments.base import NoExpert, Task, import_package
 from gato.data_pipelines.environments.gymnasium_environment import GymnasiumEnvironment
-from gato.data_pipelines.environments.references import reference_scores
 from gato.data_pipelines.environments.suite import Suite
 from gato.data_pipelines.experts.gymnasium_heuristics import EXPERTS
 
@@ -55,15 +54,12 @@ def make_task(name: str) -> Task:
         if not identifier.startswith("FrankaKitchen"):  # its reward counts the finished parts, and it never succeeds
             metric = "success"
     mujoco = suite in ("mujoco", "robotics")
-    random_score, expert_score = reference_scores(name)
     return Task(
         name=name,
         make=functools.partial(GymnasiumEnvironment, identifier, mujoco=mujoco),
         expert=EXPERTS.get(identifier, NoExpert(name)),
         metric=metric,
         max_steps=int(_registry()[identifier].max_episode_steps),
-        random_score=random_score,
-        expert_score=expert_score,
         noise=(0.0, 0.1, 0.2),
     )
 

@@ -18,7 +18,6 @@ import numpy as np
 
 from gato.data_pipelines.environments.base import Action, Observation, Task, import_package
 from gato.data_pipelines.environments.drawing import SceneDrawer
-from gato.data_pipelines.environments.references import reference_scores
 from gato.data_pipelines.environments.suite import Suite
 from gato.data_pipelines.experts.scripted import scripted_policy
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
@@ -111,15 +110,12 @@ def _names(suite: str) -> list[str]:
 def make_task(name: str) -> Task:
     """The task "metaworld/NAME" or "metaworld-full/NAME"."""
     suite, _, task = name.partition("/")
-    random_score, expert_score = reference_scores(name)
     return Task(
         name=name,
         make=functools.partial(MetaWorldEnvironment, task, full=suite == "metaworld-full"),
         expert=functools.partial(scripted_policy, task),
         metric="success",
         max_steps=MAX_STEPS,
-        random_score=random_score,
-        expert_score=expert_score,
         noise=(0.0, 0.2, 0.5),
         steps_after_success=10,
     )

@@ -9,11 +9,14 @@ and ``get_task("my-robots/stack-cups")`` finds it. docs/suites.md has a complete
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
+import math
 from importlib import metadata
 
 from gato.data_pipelines.environments import catalogue
 from gato.data_pipelines.environments.base import DocumentSource, MissingSuiteError, SuiteError, Task, UnknownTaskError
+from gato.data_pipelines.environments.references import reference_scores
 from gato.data_pipelines.environments.suite import Suite
 from gato.tokenizers.errors import GatoError, suggest
 
@@ -31,7 +34,7 @@ DOCUMENTS = {
 
 
 def get_task(name: str) -> Task:
-    """The task called "suite/task".
+    """The task called "suite/task", with the scores of `references` where its suite gives none.
 
     Raises:
       UnknownTaskError: no such suite or task; the message suggests the nearest names.
@@ -51,7 +54,13 @@ def get_task(name: str) -> Task:
     names = suite.task_names()
     if name not in names:
         raise UnknownTaskError(f"unknown task {name!r}; {suggest(name, names)}")
-    return suite.make_task(name)
+    task = suite.make_task(name)
+    random, expert = reference_scores(name)
+    return dataclasses.replace(
+        task,
+        random_score=random if math.isnan(task.random_score) else task.random_score,
+        expert_score=expert if math.isnan(task.expert_score) else task.expert_score,
+    )
 
 
 def get_source(name: str) -> Task | DocumentSource:

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gato.data_pipelines.environments.base import EVALUATION_SEED, Action, Observation, Task
-from gato.data_pipelines.environments.references import reference_scores
 from gato.data_pipelines.environments.sokoban_levels import MOVES, SIZE, UNSOLVABLE, Level, generate
 from gato.data_pipelines.environments.suite import Suite
 from gato.data_pipelines.experts.sokoban import SokobanExpert
@@ -76,15 +75,12 @@ class SokobanEnvironment:
 def make_task(name: str) -> Task:
     """Tasks "sokoban/7x7-1box" and "sokoban/7x7-2box"; see the module's docstring."""
     boxes, max_steps = _TASKS[name]
-    random_score, expert_score = reference_scores(name)
     return Task(
         name=name,
         make=lambda: SokobanEnvironment(boxes, max_steps),
         expert=lambda environment, rng: SokobanExpert(environment),
         metric="success",
         max_steps=max_steps,
-        random_score=random_score,
-        expert_score=expert_score,
         noise=(0.0, 0.1, 0.2),
     )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 
-from gato.data_pipelines.environments import catalogue, references
+from gato.data_pipelines.environments import catalogue, references, sokoban
 from gato.data_pipelines.environments.references import other_protocols, reference_scores, reference_sources
+from gato.data_pipelines.environments.registry import get_suite, get_task
 
 
 def test_every_score_belongs_to_a_task_and_has_a_source():
@@ -51,3 +53,14 @@ def test_other_protocols_are_never_normalised_with(name):
     assert "expert" not in reference_sources(name)
     if not name.startswith("dm_control-random"):
         assert {"expert", "source"} <= set(other_protocols(name)[-1])
+
+
+def test_a_task_has_the_known_scores_where_its_suite_gives_none(monkeypatch):
+    name = "sokoban/7x7-1box"
+    task = get_task(name)
+    assert (task.random_score, task.expert_score) == reference_scores(name)
+    own = dataclasses.replace(
+        get_suite("sokoban"), make_task=lambda name: dataclasses.replace(task, random_score=0.125)
+    )
+    monkeypatch.setattr(sokoban, "SUITE", own)
+    assert (get_task(name).random_score, get_task(name).expert_score) == (0.125, task.expert_score)
