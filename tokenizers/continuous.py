@@ -81,40 +81,32 @@ def encode(
 ) -> np.ndarray:
     """Bins 0..1023 of values [..., *leaf.shape] of any real dtype, in their shape. int32.
 
+    Finite values outside the representable range take the outermost bin.
+
     Raises:
       SpecError: a NaN or an infinity; the message begins with `where`.
     """
-    return encode_counted(values, leaf, companded, is_action, where)[0]
-
-
-def encode_counted(
-    values: Any, leaf: LeafSpec, companded: bool, is_action: bool = False, where: str = "continuous value"
-) -> tuple[np.ndarray, int]:
-    """Like `encode`, with the number of finite values outside the representable range, which took the outermost bin."""
     x = _as_float(values, where)
     if x.size == 0:
-        return np.zeros(x.shape, np.int32), 0
+        return np.zeros(x.shape, np.int32)
     smallest, largest = float(x.min()), float(x.max())  # NaN propagates through both
     if not (np.isfinite(smallest) and np.isfinite(largest)):
         position = [int(i) for i in np.argwhere(~np.isfinite(x))[0]]
         raise SpecError(f"{where}: NaN or infinity at {position}; mend or drop the episode before it is tokenized")
     if companded:
-        return _companded_bins(x), _count_outside(x, -M, M, smallest, largest)
+        return _companded_bins(x)
     scale = _range(leaf, companded, is_action)
     if scale is None:
-        saturated = _count_outside(x, -1.0, 1.0, smallest, largest)
         # 512 c is exact in binary and so is its floor; (c + 1) / 2 would round c = -1e-9 up to the next bin in float32.
-        bins = np.asarray((np.clip(x, -1, 1) if saturated else x) * x.dtype.type(BINS // 2))
+        bins = np.asarray((np.clip(x, -1, 1) if smallest < -1 or largest > 1 else x) * x.dtype.type(BINS // 2))
     else:
         low, high = _shaped(scale, leaf)
-        # Compared in the values' precision: float32(-0.1) is below the float64 bound -0.1 and yet no saturated value.
-        saturated = int(np.count_nonzero((x < low.astype(x.dtype)) | (x > high.astype(x.dtype))))
-        bins = np.asarray(((np.clip(x, low, high) if saturated else x) - low) * (BINS / (high - low)) - BINS // 2)
+        bins = np.asarray((np.clip(x, low, high) - low) * (BINS / (high - low)) - BINS // 2)
     np.floor(bins, out=bins)
     np.clip(bins, -(BINS // 2), BINS // 2 - 1, out=bins)
     result = bins.astype(np.int32)
     result += BINS // 2
-    return result, saturated
+    return result
 
 
 def decode(bins: Any, leaf: LeafSpec, companded: bool, is_action: bool = False) -> np.ndarray:
@@ -149,12 +141,6 @@ def _shaped(bounds: tuple[np.ndarray, np.ndarray], leaf: LeafSpec) -> tuple[np.n
     """Bounds given per element (row-major) in the leaf's own shape, so that they broadcast over leading axes."""
     low, high = (bound.reshape(leaf.shape) if bound.ndim else bound for bound in bounds)
     return low, high
-
-
-def _count_outside(x: np.ndarray, low: float, high: float, smallest: float, largest: float) -> int:
-    if smallest >= low and largest <= high:
-        return 0
-    return int(np.count_nonzero((x < low) | (x > high)))
 
 
 def _companded_bins(x: np.ndarray) -> np.ndarray:

@@ -95,9 +95,3 @@ def evaluation_table() -> np.ndarray:
         table[bounds[:-1], bounds[1:]] = np.minimum(middle, POSITIONS - 1)
     table.flags.writeable = False
     return table
-
-
-def evaluation_position(intervals: np.ndarray) -> np.ndarray:
-    """int16 [..., 2]: row and column position at evaluation of patches with these `patch_intervals` [..., 4]."""
-    intervals = np.asarray(intervals)
-    return evaluation_table()[intervals[..., ::2], intervals[..., 1::2]]

@@ -7,7 +7,6 @@ token. Everything is vectorised over the timesteps of an episode.
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,8 +43,6 @@ class SequenceTokenizer:
     Attributes:
       vocabulary, text, layout: as given.
       local_positions: size of the model's table of local positions; a longer observation is an error.
-      saturated: leaf path -> how many finite continuous values so far lay outside the representable range and took the
-        outermost bin. An episode that is tokenized twice counts twice; threads that share a tokenizer may lose a count.
     """
 
     def __init__(
@@ -61,7 +58,6 @@ class SequenceTokenizer:
         self.text = text
         self.layout = layout
         self.local_positions = local_positions
-        self.saturated: collections.Counter[str] = collections.Counter()
         self._plans: dict[int, Plan] = {}
 
     def tokenize(
@@ -273,9 +269,7 @@ class SequenceTokenizer:
         if column.leaf.modality == "discrete":
             return discrete.encode(value, column.leaf, column.where).reshape(len(value), -1)
         is_action = column.part == "action"
-        bins, saturated = continuous.encode_counted(value, column.leaf, column.companded, is_action, column.where)
-        if saturated:
-            self.saturated[column.path] += saturated
+        bins = continuous.encode(value, column.leaf, column.companded, is_action, column.where)
         bins += self.vocabulary.text_size
         return bins.reshape(len(value), -1)
 

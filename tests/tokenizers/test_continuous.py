@@ -121,13 +121,13 @@ def test_strings_are_refused() -> None:
         continuous.encode(np.array(["a"]), OBSERVATION, True, where="leaf")
 
 
-def test_saturation_is_counted() -> None:
+def test_what_saturates_takes_the_outermost_bin() -> None:
     x = np.array([-1e30, -256.0, 0.0, 256.0, 256.1])
-    assert continuous.encode_counted(x, OBSERVATION, True)[1] == 2
-    assert continuous.encode_counted(x, UNIT, False, is_action=True)[1] == 4
+    assert continuous.encode(x, OBSERVATION, True).tolist() == [0, 0, 512, 1023, 1023]
+    assert continuous.encode(x, UNIT, False, is_action=True).tolist() == [0, 0, 512, 1023, 1023]
     tenth = LeafSpec("continuous", low=-0.1, high=0.1)
-    ends = np.array([-0.1, 0.1, 0.11], np.float32)  # float32(0.1) > 0.1, but it is what float32 has for the bound
-    assert continuous.encode_counted(ends, tenth, False, is_action=True)[1] == 1
+    ends = np.array([-1e30, -0.1, 0.1, 0.11, 1e30], np.float32)  # float32(-0.1) < -0.1 < 0.1 < float32(0.1)
+    assert continuous.encode(ends, tenth, False, is_action=True).tolist() == [0, 0, 1023, 1023, 1023]
 
 
 def test_who_is_companded() -> None:

@@ -46,12 +46,12 @@ def test_patch_positions() -> None:
     sides = json.loads((GOLDEN / "patch_positions.json").read_text())["patch_position_intervals_by_patches_per_side"]
     for side, expected in sides.items():
         n = int(side)
-        for intervals, columns, axis in (
-            (image.patch_intervals(16 * n, 16), slice(0, 2), 0),
-            (image.patch_intervals(16, 16 * n), slice(2, 4), 1),
+        for intervals, columns in (
+            (image.patch_intervals(16 * n, 16), slice(0, 2)),
+            (image.patch_intervals(16, 16 * n), slice(2, 4)),
         ):
-            positions = image.evaluation_position(intervals)[:, axis]
-            found = np.column_stack([intervals[:, columns], positions])
+            start, stop = intervals[:, columns].T
+            found = np.column_stack([start, stop, image.evaluation_table()[start, stop]])
             np.testing.assert_array_equal(found, [(e["start"], e["stop_exclusive"], e["eval"]) for e in expected])
 
 

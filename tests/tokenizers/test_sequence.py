@@ -247,13 +247,6 @@ def test_a_recipes_layout_orders_and_weighs_its_own_tokens() -> None:
         tokenizer.tokenize({"x": np.zeros(1)}, None, spec)
 
 
-def test_saturated_values_are_counted_by_leaf() -> None:
-    tokenizer = SequenceTokenizer(VOCABULARY, None, Layout())
-    spec = EpisodeSpec.of({"x": LeafSpec("continuous")}, LeafSpec("continuous", low=-1, high=1))
-    tokenizer.tokenize({"x": np.array([0, 300, -300])}, {"action": np.array([1.5, 1, 0])}, spec)
-    assert tokenizer.saturated == {"x": 2, "action": 1}
-
-
 def _replace(path: str, value: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     observations, actions = _episode(3)
     (observations if path in observations else actions)[path] = value
