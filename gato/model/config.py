@@ -52,7 +52,7 @@ class ModelConfig:
       layers, heads, head_dim: of the transformer. heads * head_dim need not be the width.
       hidden: of the feed-forward: its halves are the GEGLU's gate and value, so it has 1.5 * D * hidden parameters.
       vocabulary_size: rows of the embedding table, `Vocabulary.table_size`.
-      continuous_start, continuous_bins: the rows of the continuous bins, which may start smooth (`embedding_init`).
+      continuous_start, continuous_bins: the rows of the continuous bins, which start smooth, see `smooth`.
       position: ``transformer_xl`` (Gato's, see `relative`) or ``rope`` (faster).
       patch: the patch ResNet.
       local_positions: rows of the local-position table: the longest observation of one timestep, in tokens.
@@ -66,8 +66,6 @@ class ModelConfig:
       attention: ``auto`` takes the fused attention kernel that fits the platform, if there is one that is known to
         work there; ``xla`` never takes one; ``fused`` takes one or raises, see `gato.model.attention`.
       attention_block: queries and keys in one tile of the XLA backends; None: 128 on CPUs, 512 elsewhere.
-      embedding_init: ``smooth`` gives neighbouring continuous bins similar initial rows, see `smooth`; ``normal`` draws
-        every row independently.
     """
 
     width: int
@@ -88,7 +86,6 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["auto", "xla", "fused"] = "auto"
     attention_block: int | None = None
-    embedding_init: Literal["smooth", "normal"] = "smooth"
 
     def __post_init__(self) -> None:
         for name in (
@@ -114,7 +111,6 @@ class ModelConfig:
             ("remat", ("none", "full", "dots")),
             ("dtype", ("float32", "bfloat16")),
             ("attention", ("auto", "xla", "fused")),
-            ("embedding_init", ("smooth", "normal")),
         ):
             if getattr(self, name) not in choices:
                 raise ModelError(f"model.{name} is one of {', '.join(choices)}; got {getattr(self, name)!r}")
@@ -143,8 +139,6 @@ class ModelConfig:
     def from_json(data: Mapping[str, Any]) -> ModelConfig:
         """Raises `ModelError` with a suggestion for an unknown field, and for a value of another type."""
         fields = dict(data)
-        if isinstance(fields.get("remat"), bool):  # as it was saved when there were two ways
-            fields["remat"] = "full" if fields["remat"] else "none"
         check_fields(ModelConfig, fields, "model", ModelError)
         if isinstance(fields.get("patch"), Mapping):
             check_fields(PatchConfig, fields["patch"], "model.patch", ModelError)

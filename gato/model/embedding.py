@@ -107,7 +107,5 @@ def _initial_table(key: jax.Array, shape: tuple[int, int], config: ModelConfig) 
     key_rows, key_bins = jax.random.split(key)
     deviation = config.width**-0.5
     table = jax.random.normal(key_rows, shape) * deviation
-    if config.embedding_init == "normal":
-        return table
     bins = fourier_rows(key_bins, config.continuous_bins, config.width, deviation)
     return jax.lax.dynamic_update_slice(table, bins, (config.continuous_start, 0))

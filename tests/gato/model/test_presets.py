@@ -30,11 +30,6 @@ def test_json_round_trip(name):
     assert ModelConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
-@pytest.mark.parametrize(("saved", "read"), [(False, "none"), (True, "full"), ("dots", "dots")])
-def test_remat_as_it_was_saved_before_there_were_three_ways(saved, read):
-    assert ModelConfig.from_json({**preset("tiny").to_json(), "remat": saved}) == preset("tiny", remat=read)
-
-
 def test_the_vocabulary_decides_the_table():
     vocabulary = Vocabulary(text_size=2_000)
     config = preset("tiny", vocabulary=vocabulary)

@@ -31,7 +31,7 @@ def change(train_config: TrainConfig, tmp_path: Path) -> Callable[[Callable[[dic
 
 
 def forget_new_fields(data: dict[str, Any]) -> None:
-    for part, name in ((data, "accumulate"), (data["model"], "embedding_init"), (data["sources"][1], "loss_kinds")):
+    for part, name in ((data, "accumulate"), (data["model"], "attention_block"), (data["sources"][1], "loss_kinds")):
         del part[name]
 
 
