@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from gato.data_pipelines.atomic_file import replace_file
 from gato.tokenizers.layout import KINDS
 from gato.tokenizers.text import TextTokenizer
 from gato.tokenizers.token_sequence import TokenSequence
@@ -52,12 +53,22 @@ def data_uri(content: bytes, kind: str) -> str:
 
 def png_uri(pixels: np.ndarray) -> str:
     """uint8 [H, W, 3] (or [H, W, 1]) -> data URI of a PNG."""
+    return data_uri(_png(pixels), "image/png")
+
+
+def write_png(pixels: np.ndarray, path: Path) -> None:
+    """Writes uint8 [H, W, 3] (or [H, W, 1]) as a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, _png(pixels))
+
+
+def _png(pixels: np.ndarray) -> bytes:
     pixels = np.asarray(pixels, np.uint8)
     if pixels.shape[-1] == 1:
         pixels = np.repeat(pixels, 3, axis=-1)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
-    return data_uri(buffer.getvalue(), "image/png")
+    return buffer.getvalue()
 
 
 def describe_tokens(

@@ -5,7 +5,8 @@
 <folder>/gifs/*.gif        the first episode of each task, <suite>__<task>.gif
 <folder>/summary.json      scores, see `scores`
 <folder>/episodes.jsonl    every episode
-<folder>/captions.json     samples with their pictures
+<folder>/pictures/*.png    what the first captions and answers are about, <source>__<number>.png
+<folder>/captions.json     samples of them
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from gato.data_pipelines.environments.registry import get_task, versions
 from gato.evaluation.demonstrations import EvaluationError
 from gato.evaluation.jobs import Job, Line, PlayJob, Result, Work, Written
 from gato.evaluation.prompts import PromptSource
-from gato.evaluation.report_pictures import png_uri, write_gif
+from gato.evaluation.report_pictures import write_gif, write_png
 from gato.evaluation.rollouts import Outcome
 from gato.evaluation.scores import summarise, task_entry
 from gato.training.manifest import FILE as MANIFEST
@@ -49,18 +50,21 @@ class Journal:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def save(self, job: Job, result: Result) -> Record:
-        """Writes what a job gave, films first: a record says that everything of its job is there."""
+        """Writes what a job gave, films and pictures first: a record says that everything of its job is there."""
         record: Record
         if isinstance(result, Written):
+            name = result.source.replace("/", "__")
+            for number, picture in enumerate(result.pictures):
+                write_png(picture, self._folder / "pictures" / f"{name}__{number}.png")
             samples = [
                 {
-                    "image": png_uri(picture),
+                    "image": f"pictures/{name}__{number}.png",
                     "expected": sample["reference"],
                     "answer": sample["text"],
                     "source": result.source,
                     "question": sample.get("question", ""),
                 }
-                for sample, picture in zip(result.scores["samples"], result.pictures, strict=True)
+                for number, sample in enumerate(result.scores["samples"])
             ]
             scores = {key: value for key, value in result.scores.items() if key != "samples"}
             record = {"scores": scores, "samples": samples}

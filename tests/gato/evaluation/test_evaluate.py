@@ -47,7 +47,9 @@ def test_an_evaluation_writes_what_others_read(toy_run, monkeypatch):
     assert sorted(path.name for path in (folder / "gifs").iterdir()) == ["toy__hopeless.gif", "toy__match.gif"]
     samples = json.loads((folder / "captions.json").read_text())["samples"]
     assert len(samples) == 6
-    assert all(sample["image"].startswith("data:image/png") and sample["expected"] for sample in samples)
+    assert all(
+        (folder / sample["image"]).read_bytes().startswith(b"\x89PNG") and sample["expected"] for sample in samples
+    )
     assert {bool(sample["question"]) for sample in samples} == {True, False}
     episodes = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
     assert len(episodes) == 3 * (2 + 1 + 2)  # two tasks and a control by the agent, two tasks by specialists
