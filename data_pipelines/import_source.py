@@ -28,7 +28,7 @@ from gato.data_pipelines.progress import progress as show_progress
 from gato.data_pipelines.readers.registry import OpenSource, SourceReference, open_source
 from gato.data_pipelines.store import Store
 from gato.data_pipelines.store_writer import StoreWriter, merge_parts
-from gato.data_pipelines.worker_process import as_finished, start_worker, worker_pool
+from gato.data_pipelines.worker_process import as_finished, tell, worker_pool
 from gato.tokenizers.errors import GatoError, counted
 
 PART_BYTES = 64 << 20
@@ -280,8 +280,8 @@ def _run(parts: Sequence[Part], plan: ImportPlan, processes: int, advance: Calla
         return
     channel = multiprocessing.get_context("spawn").Queue()
     try:
-        with worker_pool(processes, _start, (channel,)) as executor:
-            waiting = {executor.submit(_work, *job, part): part for part in parts}
+        with worker_pool(processes, initargs=(channel,)) as executor:
+            waiting = {executor.submit(import_part, *job, part, tell): part for part in parts}
             for _ in as_finished(waiting, channel, advance):
                 pass
     except BrokenProcessPool as error:
@@ -289,19 +289,6 @@ def _run(parts: Sequence[Part], plan: ImportPlan, processes: int, advance: Calla
             "an importing process died (is the memory full?); run the same command again with fewer processes: it goes "
             "on where it stopped"
         ) from error
-
-
-_channel: Any = None
-
-
-def _start(channel: Any) -> None:
-    global _channel
-    _channel = channel
-    start_worker()
-
-
-def _work(reference: SourceReference, identity: str, folder: Path, bad: Bad, part: Part) -> None:
-    import_part(reference, identity, folder, bad, part, _channel.put)
 
 
 @functools.lru_cache(maxsize=1)

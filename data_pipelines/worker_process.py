@@ -20,8 +20,17 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def start_worker() -> None:
-    """The initialiser of a worker: Ctrl-C ends it silently, and it never outlives its parent."""
+_channel: Any = None
+
+
+def start_worker(channel: Any = None) -> None:
+    """The initialiser of a worker: Ctrl-C ends it silently, and it never outlives its parent.
+
+    Args:
+      channel: the queue of `tell`, for `as_finished` of the parent.
+    """
+    global _channel
+    _channel = channel
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
@@ -33,6 +42,11 @@ def start_worker() -> None:
 
     if parent is not None:
         threading.Thread(target=follow, daemon=True).start()
+
+
+def tell(progress: Any) -> None:
+    """In a worker that was started with a channel: sends the parent something."""
+    _channel.put(progress)
 
 
 @contextlib.contextmanager

@@ -230,7 +230,5 @@ def train_config(config: ConfigDict) -> TrainConfig:
         raise ConfigError("config.model: name a preset, e.g. config.model.preset = 'gato_79m'")
     needed = ("text_model", "extra_tokens")  # before the rest, for the vocabulary
     check_fields(TrainConfig, {name: fields[name] for name in needed if name in fields}, "", ConfigError)
-    path = fields.get("text_model")
-    text = TextTokenizer.from_file(path) if path else TextTokenizer.default()
-    vocabulary = Vocabulary(text.size, tuple(fields.get("extra_tokens", ())))
+    vocabulary = Vocabulary(TextTokenizer.load(fields.get("text_model")).size, tuple(fields.get("extra_tokens", ())))
     return TrainConfig.from_json({**fields, "model": preset(model.pop("preset"), vocabulary, **model)})

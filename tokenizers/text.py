@@ -55,6 +55,11 @@ class TextTokenizer:
             raise GatoError(f"{path}: cannot read the SentencePiece model: {error.strerror}") from None
 
     @staticmethod
+    def load(path: str | pathlib.Path | None) -> TextTokenizer:
+        """`from_file`, or `default` where there is no path."""
+        return TextTokenizer.from_file(path) if path else TextTokenizer.default()
+
+    @staticmethod
     def default() -> TextTokenizer:
         """The 32,000 pieces that come with the package, made by `build_default`."""
         return _default()

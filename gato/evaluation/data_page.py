@@ -42,7 +42,7 @@ def write_data_page(paths: Sequence[Path], out: Path, length: int = 1024, text_m
       StoreError: a path is no store.
       MixtureError: rows of this length cannot be packed; the page is written all the same, with the refusal in it.
     """
-    text = TextTokenizer.from_file(text_model) if text_model else TextTokenizer.default()
+    text = TextTokenizer.load(text_model)
     vocabulary = Vocabulary(text.size)
     tokenizer = SequenceTokenizer(vocabulary, text, Layout())
     reports = [check_store(path, CHECKED) for path in paths]

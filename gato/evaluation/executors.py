@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from gato.data_pipelines.worker_process import as_finished, start_worker, worker_pool
+from gato.data_pipelines.worker_process import as_finished, start_worker, tell, worker_pool
 from gato.evaluation.demonstrations import EvaluationError
 from gato.evaluation.jobs import Job, Progress, Result, Work, run_job
 from gato.training.setup import enable_compilation_cache
@@ -23,7 +23,6 @@ EXECUTORS = ("local", "ray")
 
 # One thread of arithmetic a worker: the small products of acting do not divide well, whole jobs do.
 ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-_channel: Any = None
 
 
 def get_executor(name: str) -> Executor:
@@ -44,7 +43,7 @@ def run_local(jobs: Sequence[Job], work: Work, processes: int, advance: Progress
     channel = multiprocessing.get_context("spawn").Queue()
     try:
         with worker_pool(processes, _start, (channel,)) as executor:
-            waiting = {executor.submit(_work, job, work): job for job in jobs}
+            waiting = {executor.submit(run_job, job, work, tell): job for job in jobs}
             yield from as_finished(waiting, channel, advance)
     except concurrent.futures.process.BrokenProcessPool as error:
         raise EvaluationError(
@@ -54,12 +53,6 @@ def run_local(jobs: Sequence[Job], work: Work, processes: int, advance: Progress
 
 
 def _start(channel: Any) -> None:
-    global _channel
-    _channel = channel
-    start_worker()
+    start_worker(channel)
     enable_compilation_cache()
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {ONE_THREAD}".strip()
-
-
-def _work(job: Job, work: Work) -> Result:
-    return run_job(job, work, _channel.put)

@@ -71,7 +71,7 @@ def abstract_arguments(config: TrainConfig, steps: Steps, targets: int, patches:
 
 def plan_steps(config: TrainConfig, mesh: Mesh) -> Steps:
     """The run's steps; the text model is read for its size, the data are not."""
-    text = TextTokenizer.from_file(config.text_model) if config.text_model else TextTokenizer.default()
+    text = TextTokenizer.load(config.text_model)
     vocabulary = Vocabulary(text.size, config.extra_tokens)
     config.check_vocabulary(vocabulary)
     return make_steps(config, mesh, vocabulary_size=vocabulary.size, sources=len(config.sources))

@@ -44,7 +44,7 @@ def enable_compilation_cache() -> None:
 
 def make_tokenizer(config: TrainConfig, recipe: Recipe) -> SequenceTokenizer:
     """The tokenizer of a run; raises `ConfigError` if the model was built for another vocabulary."""
-    text = TextTokenizer.from_file(config.text_model) if config.text_model else TextTokenizer.default()
+    text = TextTokenizer.load(config.text_model)
     vocabulary = Vocabulary(text.size, config.extra_tokens)
     config.check_vocabulary(vocabulary)
     return SequenceTokenizer(vocabulary, text, recipe.layout, config.model.local_positions)
