@@ -39,7 +39,7 @@ from gato.inference.session import AgentError, Room, Session, check_layout, comm
 from gato.inference.stream import TextStream
 from gato.model.layers import unrolled
 from gato.recipes.recipe import get_recipe
-from gato.tokenizers.errors import counted, suggest
+from gato.tokenizers.errors import GatoError, counted, suggest
 from gato.tokenizers.sequence import SequenceTokenizer
 from gato.tokenizers.spec import EpisodeSpec
 from gato.tokenizers.text import TextTokenizer
@@ -256,6 +256,7 @@ class Agent:
         Raises:
           AgentError: no `reset` before, a wrong number of observations, or a recipe that needs rewards and got none.
           SpecError: an observation does not match the spec. The message names the leaf. No row has changed then.
+          RuntimeError: the device failed, or there is a bug; the rows are lost.
         """
         session = self._active()
         spec, memory = session.source.spec, session.memory
@@ -274,9 +275,13 @@ class Agent:
         # Only now that nothing was refused: the same call with a mended observation counts the rewards once.
         session.conditions = conditions
         memory.observe(rows, prefix)
-        ids, self.logits = session.decoder.act(
-            memory, rows, session.width(prefix), session.ranges, self._key, session.draws[rows], session.sampling
-        )
+        try:
+            ids, self.logits = session.decoder.act(
+                memory, rows, session.width(prefix), session.ranges, self._key, session.draws[rows], session.sampling
+            )
+        except GatoError as error:
+            # No refusal, after which the same may be tried again: the rows hold this observation already.
+            raise RuntimeError(f"a failure while acting, after which reset is needed: {error}") from error
         memory.acted(rows, ids)
         session.draws[rows, 1] += 1
         chosen = split_actions(self.tokenizer.decode_actions(ids, spec), len(rows))

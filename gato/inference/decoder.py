@@ -20,8 +20,8 @@ from gato.model.cache import init_cache
 from gato.model.config import ModelConfig
 
 CAPACITY_ROUNDING = 16
-# Sizes of the chunks in which rows read what they have not read yet: powers of two between these. Larger ones are no
-# faster on a CPU, and a ring needs room for one.
+# Sizes of the chunks in which rows read what they have not read yet: powers of two between these, or the whole of a
+# smaller cache. Larger ones are no faster on a CPU, and a ring needs room for one.
 SMALLEST_CHUNK, LARGEST_CHUNK = 16, 128
 
 
@@ -99,13 +99,17 @@ class Decoder:
     def compile(self, memory: Memory, rows: np.ndarray) -> None:
         """Compiles reading for so many ``rows``, in chunks of every size; nothing is read."""
         width = SMALLEST_CHUNK
-        while width <= min(LARGEST_CHUNK, _power_of_two(self.capacity)):
+        while width < 2 * self._largest_chunk:
             self._read(memory, rows, np.zeros(len(rows), np.int32), width)
             width *= 2
 
+    @property
+    def _largest_chunk(self) -> int:
+        return min(LARGEST_CHUNK, self.capacity)
+
     def _read(self, memory: Memory, rows: np.ndarray, counts: np.ndarray, least: int = SMALLEST_CHUNK) -> None:
-        """One call that reads at most `LARGEST_CHUNK` tokens of each row, at most ``counts``, as ``least`` or more."""
-        width = min(LARGEST_CHUNK, max(least, _power_of_two(int(counts.max()))))
+        """One call that reads at most ``counts`` tokens of each row, as many as a chunk holds, as ``least`` or more."""
+        width = min(self._largest_chunk, max(least, _power_of_two(int(counts.max()))))
         places = _Places.of(rows, self._rows)
         tokens, valid = self._chunk(memory, rows, width)
         valid = np.minimum(valid, counts)

@@ -11,7 +11,9 @@ import pytest
 from gato.data_pipelines.episode import Episode
 from gato.data_pipelines.mixture import SourceConfig
 from gato.data_pipelines.store_writer import StoreWriter
+from gato.inference import sampler
 from gato.inference.agent import Agent
+from gato.model.config import ModelError
 from gato.serving.policy import Policy, Step
 from gato.serving.requests import OpenRequest, RequestError
 from gato.training.config import TrainConfig
@@ -65,3 +67,18 @@ def test_prompts_by_name_do_without_the_stores_that_are_missing(run, tmp_path, d
             writer.write(Episode(leaves["observations"], leaves["actions"], np.zeros(5, np.float32), metadata=about))
     # It came back, and is found.
     assert len(policy.prompt(OpenRequest("arm/push", "arm/push", None, 0))) == 5
+
+
+def test_what_fails_after_the_rows_have_changed_is_no_refusal(run, observe, monkeypatch):
+    policy, rng, calls = Policy(Agent.from_checkpoint(run), 2, run), np.random.default_rng(0), []
+    sessions = [policy.open(OpenRequest("arm/reach", None, None, 0), None) for _ in range(2)]
+
+    def fails(*arguments):
+        calls.append(1)
+        raise ModelError("a bug")
+
+    monkeypatch.setattr(sampler, "extend_and_act", fails)
+    # A refusal would be answered with the error, and each session tried alone, its observation appended once more.
+    with pytest.raises(RuntimeError, match="a bug"):
+        policy.act([Step(session, observe(rng), None) for session in sessions])
+    assert len(calls) == 1
