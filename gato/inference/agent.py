@@ -38,6 +38,7 @@ from gato.inference.sampling import Sampling
 from gato.inference.session import AgentError, Room, Session, check_layout, common_source
 from gato.inference.stream import TextStream
 from gato.model.layers import unrolled
+from gato.model.precision import cast_params
 from gato.recipes.recipe import get_recipe
 from gato.tokenizers.errors import GatoError, counted, suggest
 from gato.tokenizers.sequence import SequenceTokenizer
@@ -53,15 +54,16 @@ class Agent:
     """Acts with the parameters of a checkpoint.
 
     Attributes:
-      params, meta: the network, its layers unrolled, and what the checkpoint says about itself; `meta.sources` are the
-        embodiments it knows.
+      params, meta: the network, its layers unrolled and its matrices in the dtype in which it multiplies, and what the
+        checkpoint says about itself; `meta.sources` are the embodiments it knows.
       tokenizer: of the checkpoint's vocabulary, text model and layout.
       logits: float32 [n, A, W] of the n rows that acted last, see `sampler.extend_and_act`.
     """
 
     def __init__(self, params: Any, meta: CheckpointMeta, seed: int = 0) -> None:
         """``params``: the variables ``{"params": ...}``. ``seed`` decides everything that is sampled."""
-        model, self.params = unrolled(meta.model, params)
+        model, params = unrolled(meta.model, params)
+        self.params = cast_params(model, params)
         self.meta = dataclasses.replace(meta, model=model)
         self.recipe = get_recipe(meta.recipe)
         self.tokenizer = SequenceTokenizer(

@@ -62,7 +62,8 @@ class ModelConfig:
         a CPU).
       remat: what the backward pass computes again instead of keeping it, ``none``, ``full``: everything inside a block,
         or ``dots``: what is not a product with a weight, so attention, norms and activations.
-      dtype: of the matrix multiplications' inputs. Parameters, norms, softmax and logits are always float32.
+      dtype: of the matrix multiplications' inputs. Norms, softmax and logits are always float32, and so are parameters
+        in training; for acting see `gato.model.precision`.
       attention: ``auto`` takes the fused attention kernel that fits the platform, if there is one that is known to
         work there; ``xla`` never takes one; ``fused`` takes one or raises, see `gato.model.attention`.
       attention_block: queries and keys in one tile of the XLA backends; None: 128 on CPUs, 512 elsewhere.
