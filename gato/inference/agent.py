@@ -57,7 +57,6 @@ class Agent:
       params, meta: the network, its layers unrolled and its matrices in the dtype in which it multiplies, and what the
         checkpoint says about itself; `meta.sources` are the embodiments it knows.
       tokenizer: of the checkpoint's vocabulary, text model and layout.
-      logits: float32 [n, A, W] of the n rows that acted last, see `sampler.extend_and_act`.
     """
 
     def __init__(self, params: Any, meta: CheckpointMeta, seed: int = 0) -> None:
@@ -69,7 +68,7 @@ class Agent:
         self.tokenizer = SequenceTokenizer(
             meta.vocabulary, TextTokenizer(meta.text_model), meta.layout, meta.model.local_positions
         )
-        self.logits: jax.Array | None = None
+        self._logits: tuple[jax.Array, np.ndarray] | None = None  # of a call's rows, and which of them acted
         self._key = jax.random.key(seed)
         self._seeds = 0  # given to rows so far
         self._session: Session | None = None
@@ -79,6 +78,14 @@ class Agent:
         """Of a run directory's newest checkpoint, or of ``<run>/checkpoints/<step>``. Raises CheckpointError."""
         params, meta = load_for_inference(path)
         return cls(params, meta, seed)
+
+    @property
+    def logits(self) -> jax.Array | None:
+        """float32 [n, A, W] of the n rows that acted last, see `sampler.extend_and_act`."""
+        if self._logits is None:
+            return None
+        logits, acted = self._logits
+        return logits if len(acted) == len(logits) else logits[acted]
 
     def source(self, name: str) -> tuple[str, SourceMeta]:
         """(name, meta) of the source of this name, or of the first with this task. AgentError with a suggestion."""
@@ -278,12 +285,13 @@ class Agent:
         session.conditions = conditions
         memory.observe(rows, prefix)
         try:
-            ids, self.logits = session.decoder.act(
+            ids, logits, acted = session.decoder.act(
                 memory, rows, session.width(prefix), session.ranges, self._key, session.draws[rows], session.sampling
             )
         except GatoError as error:
             # No refusal, after which the same may be tried again: the rows hold this observation already.
             raise RuntimeError(f"a failure while acting, after which reset is needed: {error}") from error
+        self._logits = logits, acted
         memory.acted(rows, ids)
         session.draws[rows, 1] += 1
         chosen = split_actions(self.tokenizer.decode_actions(ids, spec), len(rows))

@@ -59,7 +59,7 @@ class Decoder:
         key: jax.Array,
         draws: np.ndarray,
         sampling: Sampling,
-    ) -> tuple[np.ndarray, jax.Array]:
+    ) -> tuple[np.ndarray, jax.Array, np.ndarray]:
         """Reads what is unread of ``rows`` [n] (ascending) and samples an action for each.
 
         Args:
@@ -67,7 +67,8 @@ class Decoder:
           draws: uint32 [n, 2], see `sampler.extend_and_act`.
 
         Returns:
-          ids int32 [n, A], and logits [n, A, W] on the device.
+          ids int32 [n, A]; logits [N, A, W] of the call's N rows, on the device; int [n], which of these are ``rows``
+          (to pick them there would be a program of its own for every n).
         """
         self._reserve(memory, rows, len(ranges))
         width = min(width, self._longest)
@@ -89,7 +90,7 @@ class Decoder:
             sampling,
         )
         memory.advance(rows, valid)
-        return np.asarray(ids)[places.where], logits if len(rows) == places.size else logits[places.where]
+        return np.asarray(ids)[places.where], logits, places.where
 
     def keep(self, rows: np.ndarray) -> None:
         """Row ``rows[i]`` becomes row i; the others go."""
