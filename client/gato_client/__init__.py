@@ -10,7 +10,7 @@ This folder is one package under two names: `gato_client` where it is installed 
 the whole. So it imports itself relatively.
 """
 
-from .client import AuthenticationError, Client, ClientError, RefusedError, UnreachableError
+from .client import AuthenticationError, Client, ClientError, FailedError, RefusedError, UnreachableError
 from .messages import PROTOCOL, MessageError, decode, encode
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "AuthenticationError",
     "Client",
     "ClientError",
+    "FailedError",
     "MessageError",
     "RefusedError",
     "UnreachableError",

@@ -25,7 +25,7 @@ class RefusedError(ClientError):
     """The server refused a request and says why; the session goes on as if it had not been sent.
 
     Attributes:
-      code: "mistake" (the request is wrong), "full" (no free session), "closing" or "internal" (the server's bug).
+      code: "mistake" (the request is wrong) or "full" (no free session).
     """
 
     def __init__(self, message: str, code: str) -> None:
@@ -38,15 +38,20 @@ class AuthenticationError(ClientError):
 
 
 class UnreachableError(ClientError):
-    """No server there, or it did not answer in time."""
+    """No server there, or it did not answer in time, or failed."""
+
+
+class FailedError(UnreachableError):
+    """The server failed at a request, and the session with it: its own bug, or the end of its memory."""
 
 
 class Client:
     """A session: one agent's body, its prompt, and what the server remembers of its episode.
 
-    Requests are answered one after the other; a client belongs to one thread. Where the connection breaks, the next
-    request connects again, opens the session again with the same prompt, and is sent again. The memory is then that of
-    a new episode: the prompt, and nothing of the timesteps before (`reconnected` counts how often this happened).
+    Requests are answered one after the other; a client belongs to one thread. Where the connection breaks, or the
+    server fails at a request, the request connects again, opens the session again with the same prompt, and is sent
+    again. The memory is then that of a new episode: the prompt, and nothing of the timesteps before (`reconnected`
+    counts how often this happened).
 
     Attributes:
       hello: what the server said first: ``sources`` (names), ``checkpoint_step``, ``recipe``, ``max_message`` (bytes).
@@ -110,7 +115,7 @@ class Client:
             there was one, goes on.
         """
         request = {"type": "open", "source": source, "prompt": prompt, "target": target}
-        data = encode(request if seed is None else {**request, "seed": int(seed)})
+        data = _encode(request if seed is None else {**request, "seed": int(seed)})
         before, connection = self._opened, self._connection
         self._opened = None  # should the connection break now, only this one is opened
         try:
@@ -131,13 +136,13 @@ class Client:
 
         Raises:
           RefusedError: the observation does not match the spec; the message names the leaf.
-          UnreachableError: the server was lost and did not come back.
+          UnreachableError: the server was lost and did not come back, or (FailedError) fails at this request.
         """
-        return self._request(encode({"type": "act", "observation": observation, "reward": reward}))["action"]
+        return self._request(_encode({"type": "act", "observation": observation, "reward": reward}))["action"]
 
     def reset(self) -> None:
         """A new episode begins: only the prompt stays."""
-        self._request(encode({"type": "reset"}))
+        self._request(_encode({"type": "reset"}))
 
     def close(self) -> None:
         """Ends the session and the connection. Never fails."""
@@ -159,15 +164,19 @@ class Client:
                 f"the request has {len(data):,} bytes, the server takes {self.hello['max_message']:,}", "mistake"
             )
         until: float | None = None
-        delay = FIRST_DELAY
+        delay, failed = FIRST_DELAY, False
         while True:
             try:
                 if self._connection is None:
                     self._connect()
                     self._open_again()
                 return self._exchange(data)
-            except UnreachableError:
+            except UnreachableError as error:
                 self._disconnect()
+                # A failure takes the memory of all who share the batch: what causes it twice is not sent a third time.
+                if failed and isinstance(error, FailedError):
+                    raise
+                failed = failed or isinstance(error, FailedError)
                 now = time.monotonic()
                 until = now + self._patience if until is None else until
                 if now >= until:
@@ -197,13 +206,16 @@ class Client:
         except ConnectionClosed as error:
             reason = error.rcvd.reason if error.rcvd is not None else "connection lost"
             raise UnreachableError(f"{self._url}: {reason or 'closed by the server'}") from None
+        except MessageError as error:
+            self._disconnect()
+            raise ClientError(f"{self._url}: the server's answer cannot be read: {error}") from None
         except BaseException:
             self._disconnect()  # interrupted between a request and its answer
             raise
         if answer["type"] == "error":
             code = str(answer.get("code"))
-            if code == "closing":
-                raise UnreachableError(f"{self._url}: {answer.get('message')}")
+            if code == "internal":
+                raise FailedError(f"{self._url}: {answer.get('message')}")
             raise RefusedError(str(answer.get("message")), code)
         return answer
 
@@ -242,3 +254,11 @@ class Client:
         self._connection = None
         with contextlib.suppress(Exception):
             self._stack.close()
+
+
+def _encode(message: Mapping[str, Any]) -> bytes:
+    """The request. RefusedError: it holds what cannot be sent."""
+    try:
+        return encode(message)
+    except MessageError as error:
+        raise RefusedError(str(error), "mistake") from None
