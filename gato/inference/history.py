@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gato.tokenizers.token_sequence import ACTION_POSITION, NO_POSITION, TokenSequence
+from gato.tokenizers.token_sequence import NO_POSITION, TokenSequence
 
 PATCH_SHAPE = (16, 16, 3)
 SMALLEST_CAPACITY, GROWTH = 64, 4
@@ -21,13 +21,13 @@ class History:
       lengths: int32 [B], tokens of each row.
     """
 
-    def __init__(self, rows: int, padding: int, capacity: int = 0) -> None:
-        """``padding``: id of what lies behind a row's end. ``capacity``: room for so many tokens; it grows."""
+    def __init__(self, rows: int, padding: int) -> None:
+        """``padding``: id of what lies behind a row's end."""
         self.lengths = np.zeros(rows, np.int32)
         self._padding = padding
         self._tokens: dict[str, np.ndarray] = {
-            "ids": np.full((rows, capacity), padding, np.int32),
-            "local_position": np.full((rows, capacity), NO_POSITION, np.int16),
+            "ids": np.zeros((rows, 0), np.int32),
+            "local_position": np.zeros((rows, 0), np.int16),
         }
 
     @property
@@ -58,10 +58,6 @@ class History:
         self._tokens["local_position"][at] = local_position
         if "patched" in self._tokens:
             self._tokens["patched"][at] = False
-
-    def append_actions(self, rows: np.ndarray, ids: np.ndarray) -> None:
-        """Puts action tokens [n, A] behind the n rows."""
-        self.append_ids(rows, ids, ACTION_POSITION)
 
     def _extend(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Room for one token in each of ``rows``: where it is."""

@@ -11,9 +11,10 @@ Three modes say what happens when a row is full:
     memory    Transformer-XL memory: every token sees the M tokens before it as    none: nothing is read twice
               they were computed, and through them further back
 
-In the first two no row is ever longer than a training row. A full forward over the last L tokens cannot be had from a
-cache that slides: what the deeper layers computed of a token depends on all that stood before it, also on what has left
-the window. So `sliding` computes its window anew; `memory` is what the paper deploys.
+In the first two a row is longer than L tokens, by default those of a training row, only where a single timestep is, in
+`window` together with the prompt. A full forward over the last L tokens cannot be had from a cache that slides: what
+the deeper layers computed of a token depends on all that stood before it, also on what has left the window. So
+`sliding` computes its window anew; `memory` is what the paper deploys.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Literal
 import numpy as np
 
 from gato.inference.history import History
-from gato.tokenizers.token_sequence import TokenSequence
+from gato.tokenizers.token_sequence import ACTION_POSITION, TokenSequence
 
 Mode = Literal["window", "sliding", "memory"]
 MODES: tuple[Mode, ...] = ("window", "sliding", "memory")
@@ -94,7 +95,7 @@ class Memory:
 
     def acted(self, rows: np.ndarray, actions: np.ndarray) -> None:
         """The timestep's action [n, A] is chosen; all of its tokens but the last were read."""
-        self.history.append_actions(rows, actions)
+        self.history.append_ids(rows, actions, ACTION_POSITION)
         self.advance(rows, actions.shape[1] - 1)
         self.timesteps[rows] += 1
         if self._mode == "memory":

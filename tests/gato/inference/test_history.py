@@ -34,7 +34,7 @@ def history_of(*sequences):
 def test_each_row_holds_its_tokens_one_after_the_other():
     sequence = observed()
     history = History(3, padding=99)
-    history.append_actions(np.array([0, 2]), np.array([[1], [0]], np.int32))
+    history.append_ids(np.array([0, 2]), np.array([[1], [0]], np.int32), ACTION_POSITION)
     history.append(sequence.timestep, sequence)
     tokens, valid = history.chunk(ALL, START, 8)
     assert valid.tolist() == [7, 4, 4]
