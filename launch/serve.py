@@ -7,6 +7,7 @@ import asyncio
 import signal
 import sys
 
+from gato.data_pipelines.environments.base import install_command
 from gato.evaluation.demonstrations import run_directory
 from gato.inference.agent import Agent
 from gato.inference.sampling import Sampling
@@ -19,7 +20,7 @@ try:
     import websockets  # noqa: F401
 except ModuleNotFoundError as error:
     raise ServeError(
-        f'gato serve needs the package {error.name}, which is not installed: pip install -e ".[serve]"'
+        f"gato serve needs the package {error.name}, which is not installed; in the checkout: {install_command('serve')}"
     ) from None
 
 from gato.serving.policy import Policy
@@ -63,6 +64,7 @@ async def _serve(policy: Policy, limits: Limits, token: str | None, host: str, p
         server.drain()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)  # an exception would wait for the thread that acts, or compiles
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, end, number.name)

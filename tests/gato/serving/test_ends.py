@@ -118,6 +118,16 @@ def test_a_client_that_reads_nothing_loses_its_seat_and_does_not_hold_up_the_end
     assert not any("Traceback" in line for line in server.lines)
 
 
+def test_the_second_ctrl_c_ends_it_at_once(run, start, token):
+    server = start(run, "--port=0", "--sessions=1")
+    with ask_without_reading(server, token):  # it takes seconds to give this client up
+        server.process.send_signal(signal.SIGINT)
+        while not any("once more: at once" in line for line in server.lines):
+            time.sleep(0.05)
+        # By the signal, not by an exception, which would wait for what is being compiled.
+        assert server.end(signal.SIGINT) == -signal.SIGINT
+
+
 @pytest.mark.slow
 def test_a_silent_client_goes_and_no_token_is_warned_about(run, start, observe):
     server = start(run, "--port=0", "--idle=1s", token=None)
