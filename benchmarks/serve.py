@@ -56,7 +56,7 @@ def hold(pipe: Connection, name: str, layers: int | None, most: int) -> None:
             agent.act(batch)
             steps += 1
         pipe.send(steps * sessions / passed)
-    agent.reset(SOURCE)  # frees the largest cache
+    agent.release()
     policy = Policy(agent, most, memory="memory")
     policy.warm(SOURCE)
 

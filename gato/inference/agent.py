@@ -30,12 +30,13 @@ from gato.data_pipelines.environments.base import Action, Observation
 from gato.data_pipelines.episode import Episode
 from gato.inference.conditions import Conditions
 from gato.inference.decoder import Decoder
+from gato.inference.draws import automatic_draws, explicit_draws
 from gato.inference.generate import generate
 from gato.inference.memory import Memory, Mode
 from gato.inference.observations import split_actions, stack_observations
 from gato.inference.prompt import PromptPart, tokenize_prompt
 from gato.inference.sampling import Sampling
-from gato.inference.session import AgentError, Room, Session, check_layout, common_source
+from gato.inference.session import AgentError, Room, Session, batch_key, check_layout, common_source
 from gato.inference.stream import TextStream
 from gato.model.layers import unrolled
 from gato.model.precision import cast_params
@@ -134,7 +135,7 @@ class Agent:
           sources: for each environment its source, where tasks of one embodiment are played in one batch.
           targets: for each environment what the recipe is conditioned on; None: the recipe's default for the source.
           seeds: for each environment a number from 0 to 2^32 - 1 that decides, with the agent's seed, all of its draws,
-            whoever else is in the batch; by default numbers that this agent has not given to a row yet.
+            whoever else is in the batch; by default draws that no number gives and that no other row has.
           memory: what happens when a row is full, see `gato.inference.memory`: "window" (as in training), "sliding" or
             "memory".
           memory_tokens: most tokens of a row, or (mode "memory") that a token sees; by default those of a training row.
@@ -144,7 +145,7 @@ class Agent:
             together.
 
         Raises:
-          AgentError: unknown source, or arguments that contradict each other.
+          AgentError: unknown source, no seed, or arguments that contradict each other.
           SamplingError: temperature, top_k or top_p is no way to draw.
           SpecError, VocabularyError: the tokenizer cannot hold this action space.
         """
@@ -154,6 +155,8 @@ class Agent:
         for name, values in (("sources", sources), ("prompts", prompts), ("targets", targets), ("seeds", seeds)):
             if values is not None and len(values) != batch:
                 raise AgentError(f"reset: {len(values)} {name} for {batch} environments")
+        for seed in () if seeds is None else seeds:
+            explicit_draws(seed, "reset")
         metas = [self.source(name)[1] for name in sources or ()]
         common = common_source(sources or (), metas, spec)
         check_layout(self.meta.layout)
@@ -170,12 +173,14 @@ class Agent:
         )
         if temperature is None:
             temperature = self.recipe.decoding.control_temperature
+        sampling = Sampling.of(temperature, top_k, top_p)
         statistics = [meta.statistics for meta in metas] or [{}] * batch
+        self._session = None  # its cache goes before there is another one
         self._session = Session(
             source=common,
             ranges=ranges,
             prompts=room.prompts,
-            sampling=Sampling.of(temperature, top_k, top_p),
+            sampling=sampling,
             memory=Memory(batch, memory, room.tokens, room.window, len(ranges), self.meta.vocabulary.padding),
             decoder=Decoder(
                 self.meta.model,
@@ -209,20 +214,24 @@ class Agent:
 
         Args:
           prompt, target, seed: of this row, as in `reset`.
-          source: its source from now on, if another one; it must share spec and windows with the batch's.
+          source: its source from now on, if another one; it must share spec, window and length of prompts with the
+            batch's.
 
         Raises:
-          AgentError: no `reset` before, no such row, or a source of another embodiment.
+          AgentError: no `reset` before, no such row, no seed, or a source of another embodiment.
           SpecError: the prompt does not match the spec.
         """
         session = self._active()
         if not 0 <= row < session.rows:
             raise AgentError(f"begin: row {row} of {session.rows}")
+        draws = automatic_draws(self._seeds) if seed is None else explicit_draws(seed, "begin")
         conditioning = None
         if source is not None:
             meta = self.source(source)[1]
-            if (meta.spec, meta.prompt_timesteps) != (session.source.spec, session.source.prompt_timesteps):
-                raise AgentError(f"begin: {source!r} and the batch differ in spec or prompt length: use another batch")
+            if batch_key(meta) != batch_key(session.source):
+                raise AgentError(
+                    f"begin: {source!r} and the batch differ in spec, window or prompt length: use another"
+                )
             conditioning = self.recipe.conditioning(meta.statistics)
         tokens = None
         if prompt is not None:
@@ -230,17 +239,30 @@ class Agent:
             tokens = tokenize_prompt(prompt, derived, self.tokenizer, session.source.spec, session.prompts)
         session.memory.begin(row, tokens)
         session.conditions.begin(row, target, conditioning)
-        session.draws[row] = self._seeds if seed is None else seed, 0
+        session.draws[row] = draws
         self._seeds += seed is None
 
     def restart(self, rows: Sequence[int], seeds: Sequence[int] | None = None) -> None:
-        """New episodes begin in these rows; their prompts stay. With ``seeds`` their draws begin anew as well."""
+        """New episodes begin in these rows; their prompts stay. With ``seeds`` their draws begin anew as well.
+
+        Raises AgentError: no seeds for all rows.
+        """
         session = self._active()
-        for i, row in enumerate(rows):
+        if seeds is not None and len(seeds) != len(rows):
+            raise AgentError(f"restart: {counted(len(seeds), 'seed')} for {counted(len(rows), 'row')}")
+        draws = [explicit_draws(seed, "restart") for seed in (() if seeds is None else seeds)]
+        for row in rows:
             session.memory.restart(row, session.decoder.capacity)
             session.conditions.restart(row)
-            if seeds is not None:
-                session.draws[row] = seeds[i], 0
+        if draws:
+            session.draws[list(rows)] = draws
+
+    def release(self) -> None:
+        """Gives the cache's memory back. All rows are empty then; a row that begins again compiles nothing again."""
+        if self._session is not None:
+            self._session.decoder.release()
+            for row in range(self._session.rows):
+                self._session.memory.begin(row, None)
 
     def compile(self, rows: Sequence[int]) -> None:
         """Compiles what so many rows need for prompts of any length; nothing is read."""
@@ -278,7 +300,9 @@ class Agent:
         if not len(rows):
             return actions
         stacked = stack_observations(observations, spec)
-        conditions = self._conditions(session, rows, rewards)
+        conditions = session.conditions
+        if self.meta.layout.derived:
+            conditions = session.rewarded(rows, rewards, self.meta.recipe)
         derived = {name: conditions.leaf(name, rows) for name in self.meta.layout.derived}
         prefix = self.tokenizer.tokenize(stacked, None, spec, derived)
         # Only now that nothing was refused: the same call with a mended observation counts the rewards once.
@@ -374,16 +398,3 @@ class Agent:
         if self._session is None:
             raise AgentError("act before reset: agent.reset(source, batch=...) says which embodiment")
         return self._session
-
-    def _conditions(
-        self, session: Session, rows: np.ndarray, rewards: Sequence[float | None] | np.ndarray | None
-    ) -> Conditions:
-        """The session's conditions after the rewards of those of the ``rows`` that have acted before."""
-        if not self.meta.layout.derived:
-            return session.conditions
-        acted = rows[session.memory.timesteps[rows] > 0].tolist()
-        given = [None if rewards is None else rewards[row] for row in acted]
-        known = [float(reward) for reward in given if reward is not None]
-        if len(known) < len(acted):
-            raise AgentError(f"recipe {self.meta.recipe!r} conditions on rewards: act(observations, rewards=...)")
-        return session.conditions.after(acted, known)

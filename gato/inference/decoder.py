@@ -16,7 +16,7 @@ import numpy as np
 from gato.inference import sampler
 from gato.inference.memory import Memory
 from gato.inference.sampling import Sampling
-from gato.model.cache import init_cache
+from gato.model.cache import Cache, init_cache
 from gato.model.config import ModelConfig
 
 CAPACITY_ROUNDING = 16
@@ -34,6 +34,9 @@ class Decoder:
       tokens: most tokens of a row, or, in a ring, that each token sees; where a row needs more, the cache grows.
       ring: whether the oldest tokens are overwritten.
       timestep: tokens of a timestep, which should be read in one call.
+
+    Attributes:
+      capacity: tokens for which each row of the cache has room.
     """
 
     def __init__(
@@ -43,12 +46,17 @@ class Decoder:
         self._span = tokens if ring else None
         self._longest = max(LARGEST_CHUNK, timestep)
         self._patches = 0
-        capacity = _round_up(tokens + ring * (self._longest - 1), CAPACITY_ROUNDING)
-        self._cache = init_cache(config, rows, capacity, params, self._span)
+        self.capacity = _round_up(tokens + ring * (self._longest - 1), CAPACITY_ROUNDING)
+        self._cache: Cache | None = self._empty()
 
-    @property
-    def capacity(self) -> int:
-        return self._cache.capacity
+    def release(self) -> None:
+        """Gives the cache's memory back. The next call has an empty one of the same size and compiles nothing."""
+        self._cache = None
+
+    def _empty(self) -> Cache:
+        cache = init_cache(self._config, self._rows, self.capacity, self._params, self._span)
+        # Committed to its device, as what a call returns is: else the first call would be a program of its own.
+        return jax.device_put(cache, jax.tree.leaves(self._params)[0].sharding)
 
     def act(
         self,
@@ -80,7 +88,7 @@ class Decoder:
             self._config,
             ranges,
             self._params,
-            self._cache,
+            self._cache or self._empty(),
             places.index,
             places.spread(memory.positions[rows]),
             _spread_tokens(tokens, places),
@@ -94,7 +102,8 @@ class Decoder:
 
     def keep(self, rows: np.ndarray) -> None:
         """Row ``rows[i]`` becomes row i; the others go."""
-        self._cache = sampler.select_rows(self._cache, rows)
+        if self._cache is not None:
+            self._cache = sampler.select_rows(self._cache, rows)
         self._rows = len(rows)
 
     def compile(self, memory: Memory, rows: np.ndarray) -> None:
@@ -117,7 +126,7 @@ class Decoder:
         self._cache = sampler.extend(
             self._config,
             self._params,
-            self._cache,
+            self._cache or self._empty(),
             places.index,
             places.spread(memory.positions[rows]),
             _spread_tokens(tokens, places),
@@ -138,9 +147,9 @@ class Decoder:
         needed = int((memory.positions[rows] + memory.unread(rows)).max()) + action_tokens
         if needed > self.capacity:
             needed = max(needed, self.capacity * 5 // 4)  # seldom: every program is compiled again
-            self._cache = sampler.grow(
-                self._cache, init_cache(self._config, self._rows, _round_up(needed, CAPACITY_ROUNDING), self._params)
-            )
+            self.capacity = _round_up(needed, CAPACITY_ROUNDING)
+            if self._cache is not None:
+                self._cache = sampler.grow(self._cache, self._empty())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Session:
       source: what all rows share.
       ranges: legal ids of each action token.
       prompts: what of a demonstration is shown.
-      draws: uint32 [B, 2]: the row's seed, and how often it has acted with it.
+      draws: uint32 [B, 2], see `gato.inference.draws`.
     """
 
     source: SourceMeta
@@ -57,6 +57,17 @@ class Session:
     @property
     def rows(self) -> int:
         return len(self.draws)
+
+    def rewarded(
+        self, rows: np.ndarray, rewards: Sequence[float | None] | np.ndarray | None, recipe: str
+    ) -> Conditions:
+        """The conditions after the rewards of those of the ``rows`` that have acted. AgentError: one is missing."""
+        acted = rows[self.memory.timesteps[rows] > 0].tolist()
+        given = [None if rewards is None else rewards[row] for row in acted]
+        known = [float(reward) for reward in given if reward is not None]
+        if len(known) < len(acted):
+            raise AgentError(f"recipe {recipe!r} conditions on rewards: act(observations, rewards=...)")
+        return self.conditions.after(acted, known)
 
     def width(self, prefix: TokenSequence) -> int:
         """Tokens of the chunk that reads these observations, each behind the last token of the action before it.

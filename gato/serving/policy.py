@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from gato.serving.requests import OpenRequest, RequestError, count_tokens, read_
 from gato.tokenizers.errors import GatoError
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
 from gato.training.checkpoint_meta import SourceMeta
+
+LOOK_AGAIN = 5.0  # seconds after which a demonstration that was not there is looked for anew, which opens all stores
 
 
 @dataclasses.dataclass(eq=False)
@@ -75,6 +79,8 @@ class Policy:
         self.meta, self.tokenizer = agent.meta, agent.tokenizer
         self._pools: list[_Pool] = []
         self._prompts: dict[str, Episode] = {}
+        self._looked: dict[str, float] = {}  # when this source's demonstrations were looked for and not found
+        self._looking = threading.Lock()
 
     def prompt(self, request: OpenRequest) -> Episode | None:
         """The demonstration that a request wants to show; any thread may ask.
@@ -171,30 +177,42 @@ class Policy:
             count = (1 << (count - 1).bit_length()) // 2
 
     def _pool(self, name: str, meta: SourceMeta) -> _Pool:
-        """The batch of this embodiment; a new one takes the memory of those that nobody uses."""
-        for pool in self._pools:
-            if batch_key(pool.meta) == batch_key(meta):
-                return pool
-        self._pools = [pool for pool in self._pools if len(pool.free) < self._rows]
-        agent = Agent(self._agent.params, self.meta, self._seed)
-        agent.reset(name, batch=self._rows, **self._options)
-        pool = _Pool(meta, agent, self._rows, list(range(self._rows))[::-1])
-        self._pools.append(pool)
+        """The batch of this embodiment. If nobody was using it, those that nobody uses give their memory back.
+
+        They stay, and with them the sizes for which all is compiled.
+        """
+        pool = next((pool for pool in self._pools if batch_key(pool.meta) == batch_key(meta)), None)
+        if pool is not None and len(pool.free) < self._rows:
+            return pool
+        for other in self._pools:
+            if other is not pool and len(other.free) == self._rows:
+                other.agent.release()
+        if pool is None:
+            agent = Agent(self._agent.params, self.meta, self._seed)
+            agent.reset(name, batch=self._rows, **self._options)
+            pool = _Pool(meta, agent, self._rows, list(range(self._rows))[::-1])
+            self._pools.append(pool)
         return pool
 
     def _demonstration(self, name: str, meta: SourceMeta) -> Episode:
         known, other = self._agent.source(name)
         if other.spec != meta.spec:
             raise RequestError(f"prompt: demonstrations of {known!r} have other leaves than this source")
-        if known not in self._prompts and self._run is not None:
-            with contextlib.suppress(GatoError):  # what is wrong on the server's disk is not for clients
-                found = open_demonstrations(self._run, missing="skip")
-                episode = found[known].prompts(1)[0] if known in found else None
-                if episode is not None:
-                    self._prompts[known] = episode
+        with self._looking:
+            if known not in self._prompts and time.monotonic() >= self._looked.get(known, -LOOK_AGAIN) + LOOK_AGAIN:
+                self._look_for(known)
         if known not in self._prompts:
             raise RequestError(f"prompt: the server has no demonstration of {known!r}; send one")
         return self._prompts[known]
+
+    def _look_for(self, source: str) -> None:
+        if self._run is None:
+            return
+        with contextlib.suppress(GatoError):  # what is wrong on the server's disk is not for clients
+            found = open_demonstrations(self._run, missing="skip")
+            if source in found:
+                self._prompts[source] = found[source].prompts(1)[0]
+        self._looked[source] = time.monotonic()
 
 
 def _act(pool: _Pool, steps: Sequence[Step]) -> list[Action]:

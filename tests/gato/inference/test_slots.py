@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 
+from gato.inference import decoder
 from gato.inference.agent import AgentError
 
 SPEC = "arm/reach"
@@ -108,6 +112,39 @@ def test_seeds_decide_the_draws_and_are_new_unless_given(make_agent, kinds, obse
     assert other.act([observation] * 2)[0]["move"][0] != first[0]
 
 
+def test_nobody_who_names_a_seed_draws_what_a_row_without_one_drew(make_agent, kinds, observe_spec):
+    agent = make_agent()
+    observation = observe_spec(kinds[SPEC], np.random.default_rng(2))
+
+    def moves(**options):
+        agent.reset(SPEC, batch=4, temperature=50.0, **options)
+        return {tuple(action["move"]) for action in agent.act([observation] * 4)}
+
+    assert not moves() & moves(seeds=range(4))
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 32, 1.0, "1"])
+def test_what_is_no_seed_is_refused_before_a_row_changes(make_agent, kinds, observe_spec, seed):
+    agent, seen = make_agent(window=3), [observe_spec(kinds[SPEC], np.random.default_rng(i)) for i in range(3)]
+
+    def play(mishap):
+        agent.reset(SPEC, batch=2, seeds=[1, 2])
+        for observation in seen:
+            if mishap:
+                for call in (
+                    lambda: agent.begin(0, seed=seed),
+                    lambda: agent.restart([0, 1], seeds=[5, seed]),
+                    lambda: agent.restart([0, 1], seeds=[5]),
+                    lambda: agent.reset(SPEC, batch=2, seeds=[5, seed]),
+                ):
+                    with pytest.raises(AgentError, match="seed"):
+                        call()
+            actions = agent.act([observation] * 2)
+        return [float(action["move"][0]) for action in actions]
+
+    assert play(mishap=True) == play(mishap=False)
+
+
 def test_a_new_session_has_its_own_target_and_reward(make_agent, kinds, observe_spec):
     agent, rng = make_agent("return_conditioned", window=1), np.random.default_rng(3)
     observation = observe_spec(kinds[SPEC], rng)
@@ -123,6 +160,28 @@ def test_a_new_session_has_its_own_target_and_reward(make_agent, kinds, observe_
     assert agent._session.conditions.values[1] == untouched.start(9.0)
 
 
+def device_bytes():
+    return sum(array.nbytes for array in jax.live_arrays())
+
+
+def test_there_is_one_cache_at_a_time_and_none_after_release(make_agent, kinds, observe_spec, monkeypatch):
+    agent, observation = make_agent(), observe_spec(kinds[SPEC], np.random.default_rng(0))
+    agent.params, at_first = jax.block_until_ready(agent.params), device_bytes()
+    agent.reset(SPEC, batch=16, seeds=range(16))
+    whole = device_bytes() - at_first
+    before, init_cache = [], decoder.init_cache
+    monkeypatch.setattr(decoder, "init_cache", lambda *a: before.append(device_bytes()) or init_cache(*a))
+    agent.reset(SPEC, batch=16, seeds=range(16))
+    assert before[0] < at_first + whole / 2
+    first = agent.act([observation] * 16)
+    acted = device_bytes()
+    agent.release()
+    assert device_bytes() < acted - whole / 2
+    agent.begin(3, seed=3)
+    (again,) = [action for action in agent.act([observation if row == 3 else None for row in range(16)]) if action]
+    assert again["move"].tolist() == first[3]["move"].tolist()
+
+
 def test_mistakes_are_named(make_agent):
     agent = make_agent()
     with pytest.raises(AgentError, match="reset"):
@@ -132,6 +191,10 @@ def test_mistakes_are_named(make_agent):
         agent.begin(2)
     with pytest.raises(AgentError, match="'grid/reader' and the batch differ"):
         agent.begin(0, source="grid/reader")
+    with pytest.raises(AgentError, match="'arm/far' and the batch differ"):
+        arm = agent.meta.sources[SPEC]
+        agent.meta.sources["arm/far"] = dataclasses.replace(arm, window_timesteps=7)
+        agent.begin(0, source="arm/far")
     with pytest.raises(AgentError, match="1 seeds for 2"):
         agent.reset(SPEC, batch=2, seeds=[1])
     with pytest.raises(AgentError, match="window, sliding, memory; got 'ring'"):

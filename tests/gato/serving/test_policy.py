@@ -14,6 +14,7 @@ from gato.data_pipelines.store_writer import StoreWriter
 from gato.inference import sampler
 from gato.inference.agent import Agent
 from gato.model.config import ModelError
+from gato.serving import policy as policy_file
 from gato.serving.policy import Policy, Step
 from gato.serving.requests import OpenRequest, RequestError
 from gato.training.config import TrainConfig
@@ -47,7 +48,26 @@ def test_nothing_is_compiled_after_warming(run, observe, demonstrate, caplog):
         assert not compiled()
 
 
-def test_prompts_by_name_do_without_the_stores_that_are_missing(run, tmp_path, demonstrate):
+def test_embodiments_take_turns_and_compile_nothing_again(run, observe, caplog):
+    policy, rng = Policy(Agent.from_checkpoint(run), 1, run, temperature=0.0), np.random.default_rng(0)
+    short, long = ({"image": np.zeros((16, 16, 3), np.uint8), "mission": "red ball " * n} for n in (1, 40))
+
+    def play(source, *observations):
+        session = policy.open(OpenRequest(source, None, None, 0), None)
+        actions = [policy.act([Step(session, observation, None)])[0] for observation in observations]
+        policy.close(session)
+        return actions
+
+    first = play("room/read", long, short)  # the row has grown before the short text is read
+    play("arm/reach", observe(rng))
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        again = play("room/read", short, long)
+        play("arm/push", observe(rng))
+    assert not [record.getMessage()[:40] for record in caplog.records if record.getMessage().startswith("Compiling")]
+    assert again == first[::-1]
+
+
+def test_prompts_by_name_do_without_the_stores_that_are_missing(run, tmp_path, demonstrate, monkeypatch):
     agent = Agent.from_checkpoint(run)
     sources = tuple(
         SourceConfig(path, prompt_timesteps=2, held_out_episodes=1) for path in (tmp_path / "push", run / "data")
@@ -55,9 +75,13 @@ def test_prompts_by_name_do_without_the_stores_that_are_missing(run, tmp_path, d
     folder = tmp_path / "run"
     prepare(folder, TrainConfig(model=agent.meta.model, sources=sources, length=128, batch_size=2, steps=1))
     policy = Policy(agent, 2, folder, temperature=0.0)
+    opened, look = [], policy_file.open_demonstrations
+    monkeypatch.setattr(policy_file, "open_demonstrations", lambda *a, **k: opened.append(1) or look(*a, **k))
     assert len(policy.prompt(OpenRequest("arm/push", "arm/reach", None, 0))) == 5
-    with pytest.raises(RequestError, match="no demonstration of 'arm/push'; send one"):
-        policy.prompt(OpenRequest("arm/push", "arm/push", None, 0))
+    for _ in range(3):
+        with pytest.raises(RequestError, match="no demonstration of 'arm/push'; send one"):
+            policy.prompt(OpenRequest("arm/push", "arm/push", None, 0))
+    assert len(opened) == 2, "every request opens all stores"
     with StoreWriter(
         tmp_path / "push", "arm/push", agent.meta.sources["arm/push"].spec, {"task": "arm/push"}
     ) as writer:
@@ -65,7 +89,8 @@ def test_prompts_by_name_do_without_the_stores_that_are_missing(run, tmp_path, d
             leaves = demonstrate(seed)
             about = {"episode_id": str(seed), "success": True}
             writer.write(Episode(leaves["observations"], leaves["actions"], np.zeros(5, np.float32), metadata=about))
-    # It came back, and is found.
+    # It came back, and is found when it is looked for again.
+    monkeypatch.setattr(policy_file, "LOOK_AGAIN", 0.0)
     assert len(policy.prompt(OpenRequest("arm/push", "arm/push", None, 0))) == 5
 
 
