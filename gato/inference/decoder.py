@@ -23,6 +23,7 @@ CAPACITY_ROUNDING = 16
 # Sizes of the chunks in which rows read what they have not read yet: powers of two between these, or the whole of a
 # smaller cache. Larger ones are no faster on a CPU, and a ring needs room for one.
 SMALLEST_CHUNK, LARGEST_CHUNK = 16, 128
+FAR = 1 << 30  # tokens of a row in a ring, after weeks, that are taken for fewer: positions are int32
 
 
 class Decoder:
@@ -79,6 +80,7 @@ class Decoder:
           (to pick them there would be a program of its own for every n).
         """
         self._reserve(memory, rows, len(ranges))
+        self._take_back(memory)
         width = min(width, self._longest)
         while (behind := rows[memory.unread(rows) > width]).size:
             self._read(memory, behind, memory.unread(behind) - width)
@@ -139,6 +141,15 @@ class Decoder:
         if "patches" in tokens:
             self._patches = max(self._patches, len(tokens["patches"]))
         return tokens, valid
+
+    def _take_back(self, memory: Memory) -> None:
+        """Positions in a ring go back by whole rounds before they wrap. Two stay: it is seen to be full."""
+        if self._span is None or memory.positions.max() < FAR:
+            return
+        rounds = np.maximum(memory.positions // self.capacity - 2, 0)
+        by = np.where(memory.positions < FAR, 0, rounds * self.capacity).astype(np.int32)
+        self._cache = sampler.take_back(self._config, self._cache or self._empty(), by)
+        memory.positions -= by
 
     def _reserve(self, memory: Memory, rows: np.ndarray, action_tokens: int) -> None:
         """A larger cache where a row turns out longer than was expected, as texts may."""

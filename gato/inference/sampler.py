@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from gato.inference.sampling import ILLEGAL, Sampling, fold_each, sample
+from gato.model import rope
 from gato.model.cache import Cache, Recent, commit, init_recent
 from gato.model.config import ModelConfig
 from gato.model.transformer import GatoModel
@@ -123,6 +124,23 @@ def grow(cache: Cache, larger: Cache) -> Cache:
         return jax.lax.dynamic_update_slice(new, old, (0,) * new.ndim)
 
     return _each(copy, larger, cache, length=cache.length)
+
+
+@functools.partial(jax.jit, static_argnames="config", donate_argnames="cache")
+def take_back(config: ModelConfig, cache: Cache, by: jax.Array) -> Cache:
+    """A ring whose rows' positions are smaller by ``by``, int32 [B], which are whole rounds: no token changes its slot.
+
+    Transformer-XL only knows distances. With rope a key was turned by its position's angle: it is turned back.
+    """
+    if config.position != "rope":
+        return cache
+    table = rope.rotation(-by[:, None], config.head_dim)
+
+    def turn(keys_BHKC: jax.Array) -> jax.Array:
+        turned_BHCK = rope.rotate(keys_BHKC.swapaxes(2, 3).astype(jnp.float32), table)
+        return turned_BHCK.swapaxes(2, 3).astype(keys_BHKC.dtype)
+
+    return cache.replace(layers=tuple(layer.replace(k=turn(layer.k)) for layer in cache.layers))
 
 
 def _each(function: Callable[..., jax.Array], *caches: Cache, length: jax.Array) -> Cache:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from gato.inference import decoder
 from gato.inference.history import History
 from gato.model.transformer import GatoModel
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
@@ -155,6 +156,32 @@ def test_an_episode_begins_anew_behind_a_prompt_that_fills_the_memory(
     first = play(seen)
     np.testing.assert_allclose(play(seen[:8]), first[:8], atol=TOLERANCE)
     assert np.abs(first[0] - first[1]).max() > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("position", ["rope", "transformer_xl"])
+def test_positions_begin_anew_before_they_wrap_and_nothing_else_changes(
+    make_agent, kinds, observe_spec, demonstration, monkeypatch, position
+):
+    agent, spec = make_agent(position=position), kinds["arm/reach"]
+    prompts = [demonstration(spec, 2, seed=1), None]
+
+    def play(steps):
+        rng, logits = np.random.default_rng(0), []
+        agent.reset("arm/reach", prompts=prompts, seeds=[0, 1], memory="memory", memory_tokens=SPAN)
+        for step in range(steps):
+            observations = [observe_spec(spec, rng) for _ in prompts]
+            agent.act([observations[0], None if step % 2 else observations[1]])
+            logits.append(np.asarray(agent.logits[0]))
+        farthest = agent._session.memory.positions.max()
+        agent.restart([0], seeds=[0])
+        agent.act([observations[0], None])
+        return np.stack([*logits, agent.logits[0]]), farthest
+
+    expected, farthest = play(140)
+    monkeypatch.setattr(decoder, "FAR", 600)  # of 2^30
+    got, near = play(140)
+    assert near < 700 < farthest
+    np.testing.assert_allclose(got, expected, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("mode", ["window", "sliding", "memory"])
