@@ -210,8 +210,9 @@ class Policy:
             return
         with contextlib.suppress(GatoError):  # what is wrong on the server's disk is not for clients
             found = open_demonstrations(self._run, missing="skip")
-            if source in found:
-                self._prompts[source] = found[source].prompts(1)[0]
+            episode = found[source].prompts(1)[0] if source in found else None
+            if episode is not None:
+                self._prompts[source] = episode
         self._looked[source] = time.monotonic()
 
 
