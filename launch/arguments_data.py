@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from gato.data_pipelines.import_arguments import add_import_arguments
