@@ -1,11 +1,13 @@
 """Actions a second of the agent, beside what the machine could do at most and beside acting without a cache.
 
 python benchmarks/act.py [--quick] [--preset gato_79m] [--positions transformer_xl rope] [--dtypes float32]
-                         [--batches 1 8 32] [--context 1000] [--repeats 5] [--json FILE]
+                         [--batches 1 8 32] [--context 1000] [--repeats 5] [--full] [--json FILE]
 
 The embodiment has 17 observed and 6 action values: a timestep is 24 tokens. One call of `Agent.act` reads 19 new tokens
 of each row and samples 6, so the weights are read six times; weights are random. A row costs the same however full its
-memory is, up to the context: shapes are static. On a CPU everything runs on one thread.
+memory is, up to the context: shapes are static. A full row is set back now and then (mode window), and half of it read
+again in that call; the best call, which counts here, has none. *full* (with --full) is the mean over the calls from one
+set-back to the next, with all rows set back at once. On a CPU everything runs on one thread.
 
 The floor of a call is the sum over its six passes of the longest of
   - bytes of the weights that a pass reads over the memory bandwidth,
@@ -65,7 +67,12 @@ def seconds(call: Callable[[], Any], repeats: int) -> float:
 
 
 def bandwidth() -> float:
-    """Bytes a second at which one thread reads 400 MB: the best of a sum by numpy and one by XLA."""
+    """Bytes a second at which one thread reads 400 MB: the best of a sum by numpy and one by XLA.
+
+    On an accelerator: 4 GB, many times in one call, since one sum takes little longer than its call.
+    """
+    if jax.default_backend() != "cpu":
+        return _repeated_sums(1_000_000_000, 20)
     numbers = np.ones(100_000_000, np.float32)
     device, total = jnp.asarray(numbers), jax.jit(jnp.sum)
     jax.block_until_ready(total(device))
@@ -73,11 +80,36 @@ def bandwidth() -> float:
 
 
 def product_rate(dtype: str) -> float:
-    """FLOPs a second of a product of two matrices of 2,048 rows."""
+    """FLOPs a second of a product of two matrices of 2,048 rows; on an accelerator of 8,192, many in one call."""
+    if jax.default_backend() != "cpu":
+        return _repeated_products(8192, 20, dtype)
     matrix = jnp.ones((2048, 2048), dtype)
     product = jax.jit(jnp.matmul)
     jax.block_until_ready(product(matrix, matrix))
     return 2 * 2048**3 / seconds(lambda: product(matrix, matrix), 3)
+
+
+def _repeated_sums(count: int, turns: int) -> float:
+    numbers = jnp.ones(count, jnp.float32)
+
+    @jax.jit
+    def sums(numbers: jax.Array) -> jax.Array:
+        # What is summed depends on the turn: else one sum would do for all.
+        return jax.lax.fori_loop(0, turns, lambda turn, total: total + jnp.maximum(numbers, turn).sum(), 0.0)
+
+    jax.block_until_ready(sums(numbers))
+    return turns * numbers.nbytes / seconds(lambda: sums(numbers), 3)
+
+
+def _repeated_products(size: int, turns: int, dtype: str) -> float:
+    matrix = jnp.full((size, size), 1 / size, dtype)  # its powers stay what it is
+
+    @jax.jit
+    def powers(matrix: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, turns, lambda _, power: power @ matrix, matrix)
+
+    jax.block_until_ready(powers(matrix))
+    return turns * 2 * size**3 / seconds(lambda: powers(matrix), 3)
 
 
 def weights_read(config: ModelConfig) -> int:
@@ -150,6 +182,20 @@ def measure(agent: Agent, batch: int, context: int, repeats: int) -> tuple[float
     return first, seconds(lambda: agent.act(observations), repeats)
 
 
+def full_rows(agent: Agent, batch: int, context: int) -> float:
+    """Seconds of an action of full rows in the mean, what they are set back for included."""
+    observations = [{"state": np.zeros(OBSERVED, np.float32)}] * batch
+    agent.reset(spec=SPEC, batch=batch, memory_tokens=context)
+    window = context // (READ - 1 + ACTION)
+    between = max(1, window // 2)  # from one set-back to the next
+    for _ in range(window + between):  # the first one compiles
+        agent.act(observations)
+    start = time.perf_counter()
+    for _ in range(between):
+        agent.act(observations)
+    return (time.perf_counter() - start) / between
+
+
 def prompt_rate(agent: Agent, context: int) -> float:
     """Tokens a second of one row that reads a prompt: what a first action takes longer behind a prompt than without."""
     observation = [{"state": np.zeros(OBSERVED, np.float32)}]
@@ -173,6 +219,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--context", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--full", action="store_true", help="also the mean over full rows: two windows of calls more")
     parser.add_argument("--quick", action="store_true", help="two layers, two repeats: under a minute")
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()
@@ -183,11 +230,13 @@ def main() -> None:
     repeats = 2 if args.quick else args.repeats
     changes: dict[str, Any] = {"layers": 2} if args.quick else {}
     name = f"{args.preset}, 2 layers" if args.quick else args.preset
-    print(f"{name}, context {args.context}, one thread ({jax.devices()[0].device_kind}); the machine reads", end=" ")
+    kind = jax.devices()[0].device_kind
+    where = f"one thread ({kind})" if jax.default_backend() == "cpu" else kind
+    print(f"{name}, context {args.context}, {where}; the machine reads", end=" ")
     print(f"{read / 1e9:.1f} GB/s,", ", ".join(f"{dtype} {rate / 1e9:.0f} GFLOP/s" for dtype, rate in rates.items()))
-    print(f"{'floor':>53s}{'with cache':>18s}{'uncached':>18s}{'prompt':>18s}{'first':>9s}")
+    print(f"{'floor':>53s}{'with cache':>18s}{'uncached':>18s}{'prompt':>18s}{'first':>9s}{'full':>11s}")
     print("position        dtype     batch  actions/s  actions/s  share  actions/s  share", end="")
-    print("  actions/s  times    tokens/s  seconds")
+    print("  actions/s  times    tokens/s  seconds  actions/s")
     rows = []
     for position in args.positions:
         for dtype in args.dtypes:
@@ -213,6 +262,8 @@ def main() -> None:
                 if batch == 1:
                     row["actions_per_second_uncached"] = [1 / plain]
                     row["prompt_tokens_per_second"] = prompt_rate(agent, args.context)
+                if args.full:
+                    row["full_actions_per_second"] = [batch / full_rows(agent, batch, args.context)]
                 rows.append(row)
                 print(_line(row), flush=True)
     write_result(args.json, rows, ("jax", "jaxlib", "flax", "numpy"), bytes_per_second=read, flops_per_second=rates)
@@ -227,7 +278,8 @@ def _line(row: dict[str, Any]) -> str:
         line += f"  {plain:9.3f}  {rate / plain:5.1f}  {row['prompt_tokens_per_second']:10.0f}"
     else:
         line += " " * 30
-    return f"{line}  {row['first_call_seconds']:7.1f}"
+    line += f"  {row['first_call_seconds']:7.1f}"
+    return line + (f"  {row['full_actions_per_second'][0]:9.1f}" if "full_actions_per_second" in row else "")
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def main() -> None:
             config = train_config(load_config(name, overrides))
         plan = make_plan(config, topology.parse(where), MeshConfig(-1, fsdp, tensor))
         print(report.to_text(plan, name), flush=True)
-        print(f"compiled in {plan.compile_seconds:.0f} s\n", flush=True)
+        print(f"compiled in {plan.needs.compile_seconds:.0f} s\n", flush=True)
         rows[case] = {"case": case} | report.to_json(plan, name)
         jax.clear_caches()  # a program of a pod is large
         if options.json:
@@ -88,9 +88,9 @@ def _page(rows: list[dict[str, Any]]) -> str:
         "Made by `python benchmarks/plan.py --json plans.json --markdown docs/results/plan.md` with",
         f"{versions}, on a CPU.",
         "**Nothing here ran on a TPU.** Memory and bytes sent are what XLA's compiler for that TPU says; times, rates",
-        "and MFU are a model (data-sheet rates, from everything at once to nothing at once); [plan.md](../plan.md)",
-        "says how to read them. A device is a chip; on v3, one of a chip's two cores. Batches are 512 x 1,024 tokens,",
-        "remat full.",
+        "and MFU (of useful operations) are a model (data-sheet rates, from everything at once to nothing at once);",
+        "[plan.md](../plan.md) says how to read them. A device is a chip; on v3, one of a chip's two cores. Batches",
+        "are 512 x 1,024 tokens, remat full.",
         "",
         f"| {' | '.join(COLUMNS)} |",
         f"|{' --- |' * len(COLUMNS)}",

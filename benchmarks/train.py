@@ -1,10 +1,11 @@
 """The training step against the machine's own matmul ceiling, and the sparse head against the dense one.
 
-    python benchmarks/train.py [--quick] [--preset gato_79m ...] [--position transformer_xl ...] [--dtype float32]
-        [--rows 2] [--length 1024] [--targets 0.1 1] [--head sparse dense] [--mesh 1,1,1] [--repeats 3] [--json FILE]
+    python benchmarks/train.py [--quick] [--preset gato_79m ...] [--position transformer_xl ...] [--layers scanned ...]
+        [--dtype float32] [--rows 2 ...] [--length 1024] [--remat none ...] [--accumulate 1 ...] [--targets 0.1 1]
+        [--head sparse dense] [--mesh 1,1,1] [--repeats 3] [--json FILE]
 
-On an accelerator: --preset gato_79m gato_364m gato_1_2b --position rope transformer_xl --dtype bfloat16 --rows 8
---targets 1 --head sparse.
+On an accelerator: --preset gato_79m gato_364m gato_1_2b --position rope transformer_xl --dtype bfloat16 --rows 8 16
+--remat none dots --targets 1 --head sparse. All that is named is combined with all.
 
 On a CPU everything runs on one thread of one core. Ceiling and steps are measured in turns, so that a machine that is
 busy or hot slows both, and the best of each is compared: other programs can only make a run longer. FLOPs are counted
@@ -20,7 +21,7 @@ import itertools
 import os
 import resource
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 # One thread of a CPU: before JAX reads its flags.
 os.environ["XLA_FLAGS"] = " ".join(
@@ -40,6 +41,7 @@ from gato.model.transformer import GatoModel
 from gato.tokenizers.layout import KINDS
 from gato.tokenizers.vocabulary import Vocabulary
 from gato.training.config import TrainConfig
+from gato.training.cost import compiled_memory
 from gato.training.flops import batch_flops, peak_flops
 from gato.training.loss import LossSums, dense_loss
 from gato.training.step import TrainState, batch_loss
@@ -152,14 +154,16 @@ class Case:
         began = time.perf_counter()
         self._step = steps.train_step.lower(self.abstract, self.batch).compile()  # type: ignore[attr-defined]
         self.compile_seconds = time.perf_counter() - began
-        memory = self._step.memory_analysis()
-        self.bytes = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        memory = compiled_memory(self._step)
+        assert memory is not None, "every platform that was tried says"
+        self.bytes = memory.total
         self.best = float("inf")
 
     def row(self) -> dict[str, Any]:
         """What was measured, and on what, as JSON values."""
         return {
             "layers": self.model.layers,
+            "scan_layers": self.model.scan_layers,
             "position": self.model.position,
             "dtype": self.model.dtype,
             "batch": self.rows,
@@ -192,13 +196,32 @@ def write_json(path: str | None, rows: list[dict[str, Any]]) -> None:
     write_result(path, rows, ("jax", "jaxlib", "flax", "optax", "numpy"), device=device)
 
 
+class Choice(NamedTuple):
+    """What one line of the table is about, beside preset, position and whether the layers are scanned."""
+
+    rows: int
+    remat: str
+    accumulate: int
+    targets: float
+    head: str
+
+
+COLUMNS = (
+    "preset      position        layers    batch  mesh     remat  micro  head    targets  compile s  step s  tokens/s  "
+    "TFLOP/s  of ceiling   MFU  memory GB"
+)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", nargs="+", default=["gato_79m"])
     parser.add_argument("--position", nargs="+", default=["transformer_xl"])
+    parser.add_argument("--layers", nargs="+", choices=("scanned", "unrolled"), help="(default: the preset's)")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--rows", type=int, default=2)
+    parser.add_argument("--rows", nargs="+", type=int, default=[2], help="of a batch, on all devices together")
     parser.add_argument("--length", type=int, default=1024)
+    parser.add_argument("--remat", nargs="+", choices=("none", "dots", "full"), default=["none"])
+    parser.add_argument("--accumulate", nargs="+", type=int, default=[1], help="micro-batches of a step")
     parser.add_argument("--targets", nargs="+", type=float, default=[0.1, 1.0], help="shares of tokens with a target")
     parser.add_argument("--head", nargs="+", choices=("sparse", "dense"), default=["sparse", "dense"])
     parser.add_argument("--mesh", default="-1,1,1", help="data,fsdp,tensor")
@@ -207,62 +230,83 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()
     pin_to_one_core()
-    repeats = 1 if args.quick else args.repeats
     mesh = sharding.make_mesh(*(int(size) for size in args.mesh.split(",")))
-    groups = sharding.batch_parts(mesh)
-    peak = peak_flops(jax.devices()[0].device_kind)
+    for rows, accumulate in itertools.product(args.rows, args.accumulate):
+        if rows % (sharding.batch_parts(mesh) * accumulate):
+            parser.error(
+                f"{rows} rows do not divide over {sharding.batch_parts(mesh)} parts x {accumulate} micro-batches"
+            )
     ceiling = Ceiling(args.dtype)
     print(
-        f"{args.rows} x {args.length} tokens, {args.dtype}, mesh {args.mesh} on {jax.device_count()} x "
-        f"{jax.devices()[0].device_kind}; the ceiling is a matrix product of the same dtype, in turns"
+        f"rows of {args.length} tokens, {args.dtype}, on {jax.device_count()} x {jax.devices()[0].device_kind}; "
+        "the ceiling is a matrix product of the same dtype, in turns"
     )
-    print(
-        "preset      position        head    targets  compile s  step s  tokens/s  TFLOP/s  of ceiling   MFU  memory GB"
-    )
-    rows: list[dict[str, Any]] = []
-    for name, position in itertools.product(args.preset, args.position):
+    print(COLUMNS)
+    found: list[dict[str, Any]] = []
+    for name, position, layers in itertools.product(args.preset, args.position, args.layers or [None]):
         changes = {"position": position, "dtype": args.dtype, **({"layers": 2} if args.quick else {})}
         config = preset(name, Vocabulary(), **changes)
-        cases = {
-            (head, share): Case(config, make_batch(Vocabulary(), args.rows, args.length, share, groups), head, mesh)
-            for share, head in itertools.product(args.targets, args.head)
-        }
-        state = next(iter(cases.values())).initial()
-        ceiling.best = 0.0
-        for attempt in range(repeats + 1):
-            for case in cases.values():
-                ceiling.run()
-                state = case.run(state)
-                if attempt == 0:
-                    case.best = float("inf")
-        del state
-        for (head, share), case in cases.items():
-            rate = case.flops / case.best / mesh.size
-            rows.append(
-                {
-                    "preset": name,
-                    "head": head,
-                    "targets": share,
-                    **case.row(),
-                    "flops_per_second_per_device": rate,
-                    "share_of_ceiling": rate / ceiling.best,
-                    "ceiling_flops": ceiling.best,
-                    "mfu": rate / peak if peak else None,
-                }
-            )
-            print(
-                f"{name:10}  {position:14}  {head:6}  {share:7.0%}  {case.compile_seconds:9.1f}  {case.best:6.3f}  "
-                f"{case.tokens / case.best:8.0f}  {rate / 1e12:7.3f}  {rate / ceiling.best:10.2f}  "
-                f"{rate / peak if peak else float('nan'):4.2f}  {case.bytes / 1e9:9.1f}",
-                flush=True,
-            )
-        for share in args.targets if len(args.head) == 2 else ():
-            gain = cases["dense", share].best / cases["sparse", share].best
-            print(f"{share:.0%} targets: the sparse head makes the step {gain:.2f} times as fast")
+        if layers is not None:
+            config = config.replace(scan_layers=layers == "scanned")
+        choices = [
+            Choice(*choice)
+            for choice in itertools.product(args.rows, args.remat, args.accumulate, args.targets, args.head)
+        ]
+        found += measure(name, config, choices, args.length, mesh, ceiling, 1 if args.quick else args.repeats)
     if jax.default_backend() == "cpu":
         print(f"ceiling {ceiling.best / 1e9:.0f} GFLOP/s")
     print(f"peak memory of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")
-    write_json(args.json, rows)
+    write_json(args.json, found)
+
+
+def measure(
+    name: str, config: ModelConfig, choices: list[Choice], length: int, mesh: Any, ceiling: Ceiling, repeats: int
+) -> list[dict[str, Any]]:
+    """All choices of one model in turns, from one state; prints their lines."""
+    cases = {}
+    for choice in choices:
+        groups = sharding.batch_parts(mesh) * choice.accumulate
+        batch = make_batch(Vocabulary(), choice.rows, length, choice.targets, groups)
+        cases[choice] = Case(config.replace(remat=choice.remat), batch, choice.head, mesh, choice.accumulate)
+    state = next(iter(cases.values())).initial()
+    ceiling.best = 0.0
+    for attempt in range(repeats + 1):
+        for case in cases.values():
+            ceiling.run()
+            state = case.run(state)
+            if attempt == 0:
+                case.best = float("inf")
+    del state
+    peak = peak_flops(jax.devices()[0].device_kind)
+    found = []
+    for choice, case in cases.items():
+        rate = case.flops / case.best / mesh.size
+        measured = {
+            "preset": name,
+            **choice._asdict(),
+            **case.row(),
+            "flops_per_second_per_device": rate,
+            "share_of_ceiling": rate / ceiling.best,
+            "ceiling_flops": ceiling.best,
+            "mfu": rate / peak if peak else None,
+        }
+        found.append(measured)
+        layers, sizes = "scanned" if config.scan_layers else "unrolled", ",".join(map(str, mesh.shape.values()))
+        print(
+            f"{name:10}  {config.position:14}  {layers:8}  {choice.rows:5}  {sizes:7}  {choice.remat:5}  "
+            f"{choice.accumulate:5}  {choice.head:6}  {choice.targets:7.0%}  {case.compile_seconds:9.1f}  "
+            f"{case.best:6.3f}  {case.tokens / case.best:8.0f}  {rate / 1e12:7.3f}  {rate / ceiling.best:10.2f}  "
+            f"{rate / peak if peak else float('nan'):4.2f}  {case.bytes / 1e9:9.1f}",
+            flush=True,
+        )
+    for choice, case in cases.items():
+        dense = cases.get(choice._replace(head="dense"))
+        if choice.head == "sparse" and dense:
+            print(
+                f"{choice.rows} rows, remat {choice.remat}, micro-batches {choice.accumulate}, {choice.targets:.0%} "
+                f"targets: the sparse head makes the step {dense.best / case.best:.2f} times as fast"
+            )
+    return found
 
 
 if __name__ == "__main__":

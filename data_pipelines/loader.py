@@ -26,6 +26,7 @@ from gato.tokenizers.sequence import SequenceTokenizer
 
 ORDER_VERSION = 1  # of the row order; changes when the same data and settings would give other rows
 PROBED_BATCHES = 16
+ROUNDED_TO = 64  # static sizes are multiples of it
 ENDLESS = 1 << 40
 
 
@@ -155,7 +156,7 @@ class Loader:
             if self._capacities is None:
                 sizes = np.array([self._sizes(self.rows, number) for number in range(PROBED_BATCHES)])
                 spread = np.maximum(sizes.max(axis=0), sizes.mean(axis=0) + 5 * sizes.std(axis=0))
-                patches, targets = (64 * max(1, -(-int(size) // 64)) for size in spread)
+                patches, targets = (static_size(size) for size in spread)
                 self._capacities = Capacities(patches, targets)
             return self._capacities
 
@@ -229,6 +230,11 @@ class Loader:
         patches, targets = rows.most(table)
         group = row_of * self._groups // self._batch_size
         return int(np.bincount(group, patches).max()), int(np.bincount(group, targets).max())
+
+
+def static_size(size: float) -> int:
+    """Patches or targets that a group has room for which needs so many."""
+    return ROUNDED_TO * max(1, -(-int(size) // ROUNDED_TO))
 
 
 def _largest(groups: Sequence[Batch]) -> tuple[int, int]:

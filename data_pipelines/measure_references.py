@@ -75,7 +75,13 @@ def _standard_error(values: list[float]) -> float:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").split("\n", 1)[0],
+        epilog="examples:\n"
+        "  python -m gato.data_pipelines.measure_references metaworld/reach-v3 --episodes 20\n"
+        "  python -m gato.data_pipelines.measure_references",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "tasks", nargs="*", metavar="TASK", help='e.g. "metaworld/reach-v3"; default: the starter mixture'
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from gato.data_pipelines.import_arguments import add_import_arguments
@@ -13,10 +12,11 @@ from gato.launch.arguments import Commands, add_command
 
 def add_data_command(commands: Commands) -> None:
     """Adds the command with its four actions."""
-    data = commands.add_parser(
+    data = add_command(
+        commands,
         "data",
-        help="import, check and look at data; train a text tokenizer",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "import, check and look at data; train a text tokenizer",
+        "  gato data import episodes/ data/mine\n  gato data check data/*\n  gato data import --help",
     )
     actions = data.add_subparsers(dest="action", metavar="ACTION", required=True)
     _add_import(actions)

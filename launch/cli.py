@@ -56,6 +56,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="gato",
         description="Generalist agents in JAX: demonstrations -> tokens -> one network -> prompted agent.",
+        epilog="examples:\n  gato quickstart\n  gato train --config=gato_79m:data --out runs/79m\n  gato train --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_quickstart(commands)

@@ -20,7 +20,7 @@ SOURCE = re.compile(rf"(?<![\w/])(?:{'|'.join(sorted(PARTS))})/[A-Za-z0-9][\w-]*
 
 def helps(parser: argparse.ArgumentParser | None = None) -> dict[str, str]:
     """Command ("data import") -> its help, of all commands and their sub-commands."""
-    found = {}
+    found = {} if parser else {"": build_parser().format_help()}
     for action in (parser or build_parser())._actions:
         if isinstance(action, argparse._SubParsersAction):
             for name, command in action.choices.items():

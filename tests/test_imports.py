@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +65,18 @@ def test_direction_of_imports() -> None:
     assert {part for part, _ in files} == {*FOLDERS, "gato"}
     wrong = [f"{path.relative_to(ROOT)}: {v}" for part, path in files for v in violations(part, path.read_text())]
     assert not wrong, "\n".join(wrong)
+
+
+def test_packages_of_the_network_import_each_other_one_way() -> None:
+    packages = {path.parent.name for path in (ROOT / "gato").glob("*/__init__.py")} - {*FOLDERS, "client"}
+    imports: dict[str, set[str]] = {}
+    for _, path in source_files():
+        parts = path.relative_to(ROOT).parts
+        if len(parts) == 3 and parts[0] == "gato":
+            names = {f"{name}.".split(".")[1] for name in imported_modules(ast.parse(path.read_text()))}
+            imports.setdefault(parts[1], set()).update(names & packages - {parts[1]})
+    assert "training" in imports["planning"]
+    graphlib.TopologicalSorter(imports).prepare()  # raises CycleError
 
 
 @pytest.mark.parametrize(

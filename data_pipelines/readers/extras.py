@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from gato.data_pipelines.environments.base import install_command
 from gato.data_pipelines.errors import SourceError
 
 
@@ -15,5 +16,5 @@ def require(module: str, what: str, extra: str = "formats") -> Any:
     except ImportError as error:
         package = error.name or module
         raise SourceError(
-            f'reading {what} needs the package {package}: in the checkout: pip install -e ".[{extra}]"'
+            f"reading {what} needs the package {package}: in the checkout: {install_command(extra)}"
         ) from error

@@ -1,10 +1,9 @@
 """Specialists: one small network a task, cloned from the same demonstrations; what one network for all must approach.
 
 An MLP over the encoded leaves (`features`): numbers as they are, an embedding for each discrete value (and its product
-with that of the instruction), a linear map of the bag of words, and for pixels two convolutions whose strides
-equal their kernels (4, then 4), i.e. one vector for
-each 16 x 16 patch. Continuous actions are regressed, discrete ones classified; trained with AdamW for a fixed number of
-updates.
+with that of the instruction), a linear map of the bag of words, and for pixels two convolutions whose strides equal
+their kernels (4, then 4), i.e. one vector for each 16 x 16 patch. Continuous actions are regressed, discrete ones
+classified; trained with AdamW for a fixed number of updates.
 """
 
 from __future__ import annotations

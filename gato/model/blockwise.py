@@ -78,11 +78,11 @@ def _each_head(one, arrays, segments_BL, position, block, in_turn):
     length = segments_BL.shape[1]
     block = min(block, length)
     padded = -(-length // block) * block
-    arrays = tuple(_pad(x, 2, padded) for x in arrays)
-    segments_BL = _pad(segments_BL, 1, padded, value=-1)
+    arrays = tuple(pad(x, 2, padded) for x in arrays)
+    segments_BL = pad(segments_BL, 1, padded, value=-1)
     queries = descending = None
     if position is not None:
-        queries = _pad(position.queries_BHLK, 2, padded)
+        queries = pad(position.queries_BHLK, 2, padded)
         # Row m belongs to distance padded - m; distances beyond the row, or below 0, meet masked scores only.
         keys_HLK = position.keys_HMK[:, :length][:, ::-1]
         descending = jnp.pad(keys_HLK, ((0, 0), (padded - length + 1, block - 1), (0, 0)))
@@ -103,7 +103,8 @@ def _each_head(one, arrays, segments_BL, position, block, in_turn):
     return jax.tree.map(lambda x: x[:, :, :length], tuple(outs))
 
 
-def _pad(x: jax.Array, axis: int, size: int, value: int = 0) -> jax.Array:
+def pad(x: jax.Array, axis: int, size: int, value: int = 0) -> jax.Array:
+    """With so many entries along an axis; new ones behind the old."""
     widths = [(0, 0)] * x.ndim
     widths[axis] = (0, size - x.shape[axis])
     return jnp.pad(x, widths, constant_values=value)

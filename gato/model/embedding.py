@@ -15,10 +15,8 @@ from gato.model.groups import by_group
 from gato.model.patches import PatchEncoder
 from gato.model.smooth import fourier_rows
 from gato.sharding import constrain
-from gato.tokenizers.image import evaluation_table
+from gato.tokenizers.image import POSITIONS, evaluation_table
 from gato.tokenizers.token_sequence import ACTION_POSITION
-
-PATCH_POSITIONS = 128
 
 
 class Embedding(nn.Module):
@@ -40,8 +38,8 @@ class Embedding(nn.Module):
         )
         self.local_positions = self._positions("local_positions", config.local_positions)
         self.action_position = self._positions("action_position", 1)
-        self.patch_rows = self._positions("patch_rows", PATCH_POSITIONS)
-        self.patch_columns = self._positions("patch_columns", PATCH_POSITIONS)
+        self.patch_rows = self._positions("patch_rows", POSITIONS)
+        self.patch_columns = self._positions("patch_columns", POSITIONS)
         self.patches = PatchEncoder(config)
 
     def _positions(self, name: str, size: int) -> jax.Array:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from gato.model.blockwise import MASKED
+from gato.model.blockwise import MASKED, pad
 
 TILE = 256  # not tuned on a chip
 
@@ -75,7 +75,7 @@ def _backward(interpret, saved, dout_BHLK):
     batch, heads, padded, size = inputs[0].shape
     specs = _Specs(padded, size, tile)
     inner_BHL = (out_BHLK.astype(jnp.float32) * dout_BHLK.astype(jnp.float32)).sum(axis=-1)
-    rest = (_pad(dout_BHLK, 2, padded), *(_pad(x, 2, padded)[..., None] for x in (logsum_BHL, inner_BHL)))
+    rest = (pad(dout_BHLK, 2, padded), *(pad(x, 2, padded)[..., None] for x in (logsum_BHL, inner_BHL)))
     whole = jax.ShapeDtypeStruct((batch, heads, padded, size), jnp.float32)
     dq, dqueries, dk, dv, ddescending = pl.pallas_call(
         functools.partial(_backward_kernel, scale=size**-0.5),
@@ -94,7 +94,7 @@ def _backward(interpret, saved, dout_BHLK):
     )(*inputs, *rest)
     dq, dqueries, dk, dv = (x[:, :, :length].astype(q.dtype) for x in (dq, dqueries, dk, dv))
     dkeys_HLK = ddescending[:, padded - length + 1 : padded + 1][:, ::-1]
-    return dq, dk, dv, None, dqueries, _pad(dkeys_HLK, 1, keys_HMK.shape[1]).astype(keys_HMK.dtype)
+    return dq, dk, dv, None, dqueries, pad(dkeys_HLK, 1, keys_HMK.shape[1]).astype(keys_HMK.dtype)
 
 
 attend.defvjp(_forward, _backward)
@@ -104,20 +104,14 @@ def _tile(length: int) -> int:
     return min(TILE, -(-length // 128) * 128)
 
 
-def _pad(x: jax.Array, axis: int, size: int, value: int = 0) -> jax.Array:
-    widths = [(0, 0)] * x.ndim
-    widths[axis] = (0, size - x.shape[axis])
-    return jnp.pad(x, widths, constant_values=value)
-
-
 def _inputs(q, k, v, segments_BL, queries, keys_HMK, tile):
     """Arrays of whole tiles: q, queries, k, v, distance keys in descending order, segments as column and as row."""
     length = q.shape[2]
     padded = -(-length // tile) * tile
     # Row m belongs to the distance padded - m; rows of distances beyond the row, or below 0, meet masked scores only.
     descending = jnp.pad(keys_HMK[:, :length][:, ::-1], ((0, 0), (padded - length + 1, tile - 1), (0, 0)))
-    segments_BL = _pad(segments_BL, 1, padded, value=-1)
-    q, queries, k, v = (_pad(x, 2, padded) for x in (q, queries, k, v))
+    segments_BL = pad(segments_BL, 1, padded, value=-1)
+    q, queries, k, v = (pad(x, 2, padded) for x in (q, queries, k, v))
     return q, queries, k, v, descending, segments_BL[:, :, None], segments_BL[:, None]
 
 

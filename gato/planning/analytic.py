@@ -5,20 +5,13 @@ Rough where the compiler decides: which activations are kept, and when weights a
 
 from __future__ import annotations
 
-import math
 from typing import Any
-
-import jax
 
 from gato.model.attention import TILES
 from gato.planning.collectives import Collective
-from gato.planning.compiled_step import Memory
 from gato.training.config import TrainConfig
-
-
-def device_bytes(tree: Any) -> int:
-    """Of one device, of a tree of shapes with shardings."""
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+from gato.training.cost import Memory, device_bytes
+from gato.training.loss import LOGITS_BYTES
 
 
 def memory(config: TrainConfig, mesh: dict[str, int], state: Any, batch: Any, targets: int) -> Memory:
@@ -46,7 +39,7 @@ def memory(config: TrainConfig, mesh: dict[str, int], state: Any, batch: Any, ta
         "dots": (inputs + products) * model.layers + block,
         "full": inputs * model.layers + block,
     }[model.remat]
-    logits = 2 * min(targets * model.vocabulary_size // mesh["tensor"] * 4, 1 << 30)
+    logits = 2 * min(targets * model.vocabulary_size // mesh["tensor"] * 4, LOGITS_BYTES)
     gradients = device_bytes(state.params)
     arguments = device_bytes((state, batch))
     return Memory(

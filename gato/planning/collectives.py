@@ -28,7 +28,7 @@ class Collective:
     """One instruction of the program.
 
     Attributes:
-      axis: of the mesh, e.g. ``fsdp`` or ``data+fsdp``; ``one device`` where nothing is sent.
+      axis: of the mesh, e.g. ``fsdp`` or ``data+fsdp``.
       group: devices that take part together.
       bytes: that each device sends in one step: of a full array of V bytes among n devices V (n-1)/n in an
         all-gather, a reduce-scatter and an all-to-all, twice that in an all-reduce (both of them), and V to one
@@ -55,6 +55,8 @@ def collectives(program: Program, mesh_shape: dict[str, int]) -> list[Collective
         for inner, scattered in _inside(program, instruction, computation):
             kind = inner.opcode.removesuffix("-start")
             group, axis = _group(inner.text, mesh_shape)
+            if group == 1:  # every device keeps its own
+                continue
             scattered = scattered and kind == "all-reduce"
             kind = "reduce-scatter" if scattered else kind
             full = _full_bytes(inner, kind, group, scattered)
@@ -112,12 +114,12 @@ def _full_bytes(instruction: Instruction, kind: str, group: int, scattered: bool
 
 
 def _group(text: str, mesh_shape: dict[str, int]) -> tuple[int, str]:
-    """Number of devices that take part together, and the mesh axes along which they differ."""
+    """Number of devices that take part together, and the mesh axes along which they differ: none if it is 1."""
     sizes = list(mesh_shape.values())
     devices = math.prod(sizes)
     groups = _groups(text, devices)
     if groups.shape[1] < 2:
-        return 1, "one device"
+        return 1, ""
     coordinates = np.stack(np.unravel_index(groups, sizes), axis=-1)  # [groups, members, axes]
     differs = (coordinates != coordinates[:, :1]).any(axis=(0, 1))
     axes = [name for name, moves in zip(mesh_shape, differs, strict=True) if moves]

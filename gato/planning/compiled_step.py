@@ -12,9 +12,11 @@ from jax.sharding import Mesh
 
 from gato import sharding
 from gato.data_pipelines.collate import batch_shapes
+from gato.planning.topology import PlanError
 from gato.tokenizers.text import TextTokenizer
 from gato.tokenizers.vocabulary import Vocabulary
 from gato.training.config import TrainConfig
+from gato.training.cost import Memory, compiled_memory
 from gato.training.steps import Steps, make_steps
 
 # The compiler's ways to say that a step needs too much; the second counts temporaries alone.
@@ -22,24 +24,8 @@ _NEEDED = re.compile(r"(?:Used |required for HLO temporaries \()([\d.]+)([KMGT])
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
-@dataclasses.dataclass(frozen=True)
-class Memory:
-    """Bytes of one device while the step runs, as XLA has planned them.
-
-    Attributes:
-      arguments: state and batch. outputs: the new state and the metrics. aliased: of the outputs, what takes the place
-        of an argument. program: the code.
-    """
-
-    arguments: int
-    outputs: int
-    aliased: int
-    temporaries: int
-    program: int
-
-    @property
-    def total(self) -> int:
-        return self.arguments + self.outputs - self.aliased + self.temporaries + self.program
+class CompilerError(PlanError):
+    """The compiler refuses a step, and not for its memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +37,7 @@ class CompiledStep:
     """
 
     memory: Memory | None
-    needed: int | None
+    needed: int
     text: str
     seconds: float
 
@@ -78,7 +64,7 @@ def plan_steps(config: TrainConfig, mesh: Mesh) -> Steps:
 
 
 def compile_step(config: TrainConfig, steps: Steps, targets: int, patches: int) -> CompiledStep:
-    """Compiles the training step of `config`; see `abstract_arguments`."""
+    """Compiles the training step of `config`; see `abstract_arguments`. Raises `CompilerError`."""
     began = time.perf_counter()
     state, batch = abstract_arguments(config, steps, targets, patches)
     lowered = steps.train_step.lower(state, batch)  # type: ignore[attr-defined]
@@ -87,14 +73,8 @@ def compile_step(config: TrainConfig, steps: Steps, targets: int, patches: int) 
     except jax.errors.JaxRuntimeError as error:
         needed = _NEEDED.search(str(error))
         if "RESOURCE_EXHAUSTED" not in str(error) or not needed:
-            raise
+            raise CompilerError(f"the compiler failed: {str(error).splitlines()[0]}") from error
         return CompiledStep(None, round(float(needed[1]) * _UNITS[needed[2]]), "", time.perf_counter() - began)
-    stats = compiled.memory_analysis()
-    memory = Memory(
-        arguments=stats.argument_size_in_bytes,
-        outputs=stats.output_size_in_bytes,
-        aliased=stats.alias_size_in_bytes,
-        temporaries=stats.temp_size_in_bytes,
-        program=stats.generated_code_size_in_bytes,
-    )
+    memory = compiled_memory(compiled)
+    assert memory is not None, "the TPU compiler says what it plans"
     return CompiledStep(memory, memory.total, compiled.as_text(), time.perf_counter() - began)

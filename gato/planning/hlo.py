@@ -175,11 +175,6 @@ def shape_bytes(shape: str) -> int:
     return sum(array_bytes(kind, sizes) for kind, sizes in _ARRAY.findall(shape))
 
 
-def arrays(shape: str) -> list[int]:
-    """Bytes of each array of a type."""
-    return [array_bytes(kind, sizes) for kind, sizes in _ARRAY.findall(shape)]
-
-
 def array_bytes(kind: str, sizes: str) -> int:
     """Of one array, rounded up to whole bytes; layouts' padding is not counted."""
     count = 1

@@ -12,7 +12,11 @@ discounted.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
+
+from gato.data_pipelines.loader import PROBED_BATCHES
 
 # Domain -> (weight of the mixture in per cent, share of its tokens that are targets, that are patches).
 ROWS: dict[str, tuple[float, float, float]] = {
@@ -33,11 +37,23 @@ ROWS: dict[str, tuple[float, float, float]] = {
     "m3w": (4.0, 0.60, 0.40),
     "captions_and_questions": (4.02, 0.10, 0.90),
 }
-PROBED_BATCHES = 16  # the loader's
 
 
-def capacity_shares(group_rows: int, groups: int) -> tuple[float, float]:
-    """Targets and patches per token for which every group has to have room: of the fullest of a run's first batches.
+class Shares(NamedTuple):
+    """Targets and image patches per token."""
+
+    targets: float
+    patches: float
+
+
+def mean_shares() -> Shares:
+    """Of the whole mixture: what there is to compute, in the mean."""
+    weights, targets, patches = np.array(list(ROWS.values())).T
+    return Shares(float(np.average(targets, weights=weights)), float(np.average(patches, weights=weights)))
+
+
+def capacity_shares(group_rows: int, groups: int) -> Shares:
+    """For which every group has to have room: of the fullest of a run's first batches.
 
     Rows are drawn independently, each of one domain. The same arguments always give the same shares.
     """
@@ -48,4 +64,4 @@ def capacity_shares(group_rows: int, groups: int) -> tuple[float, float]:
     for _ in range(PROBED_BATCHES):
         drawn = rng.choice(len(table), size=(groups, group_rows), p=weights)
         fullest = np.maximum(fullest, table[drawn, 1:].mean(axis=1).max(axis=0))
-    return float(fullest[0]), float(fullest[1])
+    return Shares(float(fullest[0]), float(fullest[1]))

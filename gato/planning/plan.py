@@ -1,28 +1,33 @@
 """One plan: a training step on a topology, with what it needs of memory, arithmetic and network, and how long it takes.
 
 What is compiled: memory, collectives. What is counted: FLOPs. What is a model: every time, and what follows from times.
+Useful FLOPs are for the targets and patches that there are, in the mean, as the trainer counts them for its MFU;
+executed ones are for all that a device has room for, with what remat computes again.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from gato import sharding
+from gato.data_pipelines.loader import static_size
 from gato.planning import analytic, network, traffic
 from gato.planning import collectives as reader
 from gato.planning.collectives import Collective
-from gato.planning.compiled_step import Memory, abstract_arguments, compile_step, plan_steps
+from gato.planning.compiled_step import abstract_arguments, compile_step, plan_steps
 from gato.planning.hlo import parse
-from gato.planning.paper_rows import capacity_shares
+from gato.planning.paper_rows import Shares, capacity_shares, mean_shares
 from gato.planning.topology import Topology, describe
 from gato.training.config import MeshConfig, TrainConfig
+from gato.training.cost import Memory
 from gato.training.flops import forward_flops, train_flops
+from gato.training.steps import Steps
 
 PAPER_TOKENS = 524e9  # 1,000,000 steps of 512 rows of 1,024 tokens
 
@@ -57,15 +62,35 @@ class Seconds:
 
 
 @dataclasses.dataclass(frozen=True)
+class Needs:
+    """Of one device in a step, compiled or estimated.
+
+    Attributes:
+      memory, collectives: None if the step does not fit, when the compiler gives no program.
+      bytes: of memory, known also then.
+      traffic: bytes between the device and its memory.
+      unknown_loops: of the program, which are counted once because it does not say how often they run.
+      triangular_loops: of the program, which are taken for causal attention's, see `hlo`.
+    """
+
+    memory: Memory | None
+    bytes: int
+    collectives: list[Collective] | None
+    traffic: int
+    compile_seconds: float | None = None
+    unknown_loops: int = 0
+    triangular_loops: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """Attributes:
-    compiled: whether memory and collectives are the compiler's; else they are estimates too.
-    limit: bytes of a device's memory.
-    target_share, patch_share: per token, that a device has room for.
-    collectives: None if the step does not fit, when the compiler gives no program.
-    seconds: None likewise.
-    unknown_loops: of the program, which are counted once because it does not say how often they run.
-    triangular_loops: of the program, which are taken for causal attention's, see `hlo`.
+    compiled: whether `needs` are the compiler's; else they are estimates too.
+    limit: bytes of a device's memory that a step may need.
+    room: for targets and patches, of a device. mean: what there is of them.
+    useful_flops, executed_flops: of all devices; see above.
+    seconds: None if the step does not fit.
+    error: what the compiler said, where it failed and not for the memory; then `needs` are the estimate's.
     """
 
     config: TrainConfig
@@ -73,22 +98,18 @@ class Plan:
     mesh: dict[str, int]
     compiled: bool
     parameters: int
-    memory: Memory | None
-    needed: int
+    needs: Needs
     limit: int
-    target_share: float
-    patch_share: float
-    flops: float
+    room: Shares
+    mean: Shares
+    useful_flops: float
     executed_flops: float
-    collectives: list[Collective] | None
     seconds: Seconds | None
-    compile_seconds: float | None
-    unknown_loops: int = 0
-    triangular_loops: int = 0
+    error: str | None = None
 
     @property
     def fits(self) -> bool:
-        return self.memory is not None and self.needed <= self.limit
+        return self.error is None and self.needs.memory is not None and self.needs.bytes <= self.limit
 
     @property
     def tokens(self) -> int:
@@ -100,8 +121,8 @@ class Plan:
         return self.tokens / self.seconds.expected if self.seconds else None
 
     def mfu(self, seconds: float) -> float:
-        """Share of the data sheet's peak, without what is computed twice, of a step of so many seconds."""
-        return self.flops / seconds / (self.topology.chip.peak_flops * self.topology.devices)
+        """Useful share of the data sheet's bfloat16 peak, of a step of so many seconds."""
+        return self.useful_flops / seconds / (self.topology.chip.peak_flops * self.topology.devices)
 
 
 def make_plan(
@@ -118,95 +139,111 @@ def make_plan(
 
     Args:
       mesh: takes the place of the configuration's.
-      target_share, patch_share: targets and patches per token that a device has room for; None: as many as the paper's
-        mixture needs (`paper_rows`).
+      target_share, patch_share: targets and patches per token that there are, and that a device has room for; None: the
+        paper's mixture (`paper_rows`), its means, and as much room as its fullest rows need.
       devices: `describe(topology)`, if it is at hand.
       compiled: False estimates everything from the shapes, which is all that can be done for GPUs.
 
     Raises:
-      GatoError: topology, mesh and batch do not fit each other, or libtpu is not installed.
+      GatoError: topology, mesh and batch do not fit each other, or libtpu is not installed; `CompilerError` where the
+        compiler fails, and not for the memory.
     """
     config = config.replace(mesh=mesh)
     compiled = compiled and topology.is_tpu
-    if compiled:
-        devices = describe(topology) if devices is None else devices
-        real: Any = sharding.make_mesh(mesh.data, mesh.fsdp, mesh.tensor, devices=devices)
-        sizes = dict(real.shape)
-    else:
-        sizes = sharding.mesh_sizes(mesh.data, mesh.fsdp, mesh.tensor, topology.devices)
-        real = AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * 3)
-    steps = plan_steps(config, real)
+    steps = plan_steps(config, _devices_mesh(topology, mesh, devices) if compiled else _abstract_mesh(topology, mesh))
     rows = config.batch_size // steps.groups
-    target_capacity, patch_capacity = capacity_shares(rows, steps.groups)
-    target_share = target_capacity if target_share is None else target_share
-    patch_share = patch_capacity if patch_share is None else patch_share
-    targets, patches = (_whole(share * rows * config.length) for share in (target_share, patch_share))
-    state, batch = abstract_arguments(config, steps, targets, patches)
-    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
-    counted = (config.model, config.batch_size, config.length, targets * steps.groups, patches * steps.groups)
-    flops, executed = train_flops(*counted), _executed_flops(*counted)
-    if compiled:
-        step = compile_step(config, steps, targets, patches)
-        memory, needed, compile_seconds = step.memory, step.needed or 0, step.seconds
-        found, moved, unknown, triangular = None, 0, 0, 0
-        if memory is not None:
-            program = parse(step.text)
-            found, moved = reader.collectives(program, sizes), traffic.memory_bytes(program)
-            unknown, triangular = program.unknown_loops, program.triangular_loops
-    else:
-        memory, compile_seconds = analytic.memory(config, sizes, state, batch, targets), None
-        needed = memory.total
-        found = analytic.collectives(config, sizes, parameters)
-        moved, unknown, triangular = analytic.memory_traffic(config, sizes, state), 0, 0
-    seconds = None
-    if found is not None:
-        chip = topology.chip
-
-        def bandwidth(axis: str) -> float:
-            names = axis.split("+")
-            if not topology.is_tpu:
-                return network.gpu_bandwidth(topology, sizes, names)
-            if not compiled:
-                return chip.link_bandwidth / chip.devices
-            return network.tpu_bandwidth(topology, real.devices, [list(sizes).index(name) for name in names])
-
-        seconds = Seconds(
-            compute=executed / topology.devices / chip.peak_flops,
-            memory=moved / chip.memory_bandwidth,
-            network=_network_seconds(found, bandwidth),
+    room, mean = (
+        Shares(
+            shares.targets if target_share is None else target_share,
+            shares.patches if patch_share is None else patch_share,
         )
+        for shares in (capacity_shares(rows, steps.groups), mean_shares())
+    )
+    targets, patches = (static_size(share * rows * config.length) for share in room)
+    parameters = _parameters(steps)
+    needs = (_compiled if compiled else _estimated)(config, steps, targets, patches)
+    executed = _executed_flops(config, targets * steps.groups, patches * steps.groups)
+    there = (round(share * config.batch_size * config.length) for share in mean)
     return Plan(
         config=config,
         topology=topology,
-        mesh=sizes,
+        mesh=dict(steps.mesh.shape),
         compiled=compiled,
         parameters=parameters,
-        memory=memory,
-        needed=needed,
-        limit=topology.chip.memory,
-        target_share=target_share,
-        patch_share=patch_share,
-        flops=flops,
+        needs=needs,
+        limit=topology.chip.limit,
+        room=room,
+        mean=mean,
+        useful_flops=train_flops(config.model, config.batch_size, config.length, *there),
         executed_flops=executed,
-        collectives=found,
-        seconds=seconds,
-        compile_seconds=compile_seconds,
-        unknown_loops=unknown,
-        triangular_loops=triangular,
+        seconds=_seconds(config, topology, steps.mesh, needs, executed),
     )
 
 
-def _whole(size: float) -> int:
-    """Static sizes are multiples of 64, as the loader makes them."""
-    return 64 * max(1, math.ceil(size / 64))
+def _devices_mesh(topology: Topology, mesh: MeshConfig, devices: Sequence[Any] | None) -> Mesh:
+    devices = describe(topology) if devices is None else devices
+    return sharding.make_mesh(mesh.data, mesh.fsdp, mesh.tensor, devices=devices)
 
 
-def _executed_flops(model: Any, rows: int, length: int, targets: int, patches: int) -> float:
+def _abstract_mesh(topology: Topology, mesh: MeshConfig) -> Any:
+    sizes = sharding.mesh_sizes(mesh.data, mesh.fsdp, mesh.tensor, topology.devices)
+    return AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * 3)
+
+
+def _parameters(steps: Steps) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(steps.create_state).params))
+
+
+def _compiled(config: TrainConfig, steps: Steps, targets: int, patches: int) -> Needs:
+    step = compile_step(config, steps, targets, patches)
+    if step.memory is None:
+        return Needs(None, step.needed, None, 0, step.seconds)
+    program = parse(step.text)
+    return Needs(
+        memory=step.memory,
+        bytes=step.needed,
+        collectives=reader.collectives(program, dict(steps.mesh.shape)),
+        traffic=traffic.memory_bytes(program),
+        compile_seconds=step.seconds,
+        unknown_loops=program.unknown_loops,
+        triangular_loops=program.triangular_loops,
+    )
+
+
+def _estimated(config: TrainConfig, steps: Steps, targets: int, patches: int) -> Needs:
+    state, batch = abstract_arguments(config, steps, targets, patches)
+    sizes = dict(steps.mesh.shape)
+    memory = analytic.memory(config, sizes, state, batch, targets)
+    return Needs(
+        memory=memory,
+        bytes=memory.total,
+        collectives=analytic.collectives(config, sizes, _parameters(steps)),
+        traffic=analytic.memory_traffic(config, sizes, state),
+    )
+
+
+def _executed_flops(config: TrainConfig, targets: int, patches: int) -> float:
     """Of a step, with what `remat` lets the backward pass compute again: all of the blocks, or their attention."""
-    parts = forward_flops(model, rows, length, targets, patches)
-    again = {"none": (), "dots": ("scores",), "full": ("projections", "scores", "feed_forward")}[model.remat]
+    parts = forward_flops(config.model, config.batch_size, config.length, targets, patches)
+    again = {"none": (), "dots": ("scores",), "full": ("projections", "scores", "feed_forward")}[config.model.remat]
     return 3.0 * sum(parts.values()) + sum(parts[name] for name in again)
 
 
-def _network_seconds(found: list[Collective], bandwidth: Callable[[str], float]) -> float:
-    return sum(one.bytes / bandwidth(one.axis) for one in found)
+def _seconds(config: TrainConfig, topology: Topology, mesh: Any, needs: Needs, flops: float) -> Seconds | None:
+    if needs.collectives is None:
+        return None
+    chip = topology.chip
+    return Seconds(
+        compute=flops / topology.devices / chip.peak(config.model.dtype),
+        memory=needs.traffic / chip.memory_bandwidth,
+        network=sum(one.bytes / _bandwidth(topology, mesh, one.axis.split("+")) for one in needs.collectives),
+    )
+
+
+def _bandwidth(topology: Topology, mesh: Any, axes: list[str]) -> float:
+    """Bytes/s that a device can send along these axes of the mesh."""
+    if not topology.is_tpu:
+        return network.gpu_bandwidth(topology, mesh.shape, axes)
+    if not isinstance(mesh, Mesh):  # nobody knows where on the torus its devices would be
+        return topology.chip.link_bandwidth / topology.chip.devices
+    return network.tpu_bandwidth(topology, mesh.devices, [mesh.axis_names.index(axis) for axis in axes])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from gato import sharding
+from gato.chips import GIB
+from gato.planning.compiled_step import CompilerError
 from gato.planning.plan import Plan, make_plan
 from gato.planning.topology import PlanError, Topology
 from gato.tokenizers.errors import GatoError
@@ -55,9 +58,9 @@ def search(
             f"no batch of {config.batch_size} rows, or some times as many, divides over {where} (data x fsdp)"
         )
     margin = MARGIN if topology.is_tpu else 1.0
-    possible = [estimate for estimate in estimates if estimate.needed <= margin * estimate.limit]
+    possible = [estimate for estimate in estimates if estimate.needs.bytes <= margin * estimate.limit]
     if not possible:
-        least = min(estimate.needed for estimate in estimates) / 2**30
+        least = min(estimate.needs.bytes for estimate in estimates) / GIB
         raise PlanError(
             f"no mesh, remat and batch size fits {topology.name}; the smallest needs about {least:.1f} GiB a device: "
             "take more or larger chips"
@@ -78,7 +81,8 @@ def compile_in_turn(
 ) -> list[Plan]:
     """Compiles one after the other until `wanted` of them fit, but no more than `MOST` times as many.
 
-    What by its estimate needs no less than another with the same mesh and remat that did not fit is left out.
+    What by its estimate needs no less than another with the same mesh and remat that did not fit is left out. One at
+    which the compiler fails costs only itself: it keeps its estimate, and what the compiler said.
     """
     plans: list[Plan] = []
     too_large: dict[tuple[object, ...], int] = {}
@@ -87,23 +91,34 @@ def compile_in_turn(
         if fitting == wanted or len(plans) == MOST * wanted:
             break
         kind = (*estimate.mesh.values(), estimate.config.model.remat)
-        if kind in too_large and estimate.needed >= too_large[kind]:
+        if kind in too_large and estimate.needs.bytes >= too_large[kind]:
             continue
         progress(f"compiling number {len(plans) + 1} ({fitting} of {wanted} fit so far): {describe_choice(estimate)}")
-        plans.append(compiled(estimate))
+        try:
+            plans.append(compiled(estimate))
+        except CompilerError as error:
+            progress(str(error))
+            plans.append(dataclasses.replace(estimate, seconds=None, error=str(error)))
+            continue
         if not plans[-1].fits:
-            too_large[kind] = min(estimate.needed, too_large.get(kind, estimate.needed))
+            too_large[kind] = min(estimate.needs.bytes, too_large.get(kind, estimate.needs.bytes))
     return plans
 
 
 def require_one_that_fits(plans: Sequence[Plan]) -> None:
     """Raises `PlanError` if none of the plans of a search fits."""
-    if not any(plan.fits for plan in plans):
-        least, limit = min(plan.needed for plan in plans) / 2**30, plans[0].limit / 2**30
-        raise PlanError(
-            f"none of the {len(plans)} combinations that were compiled fits {plans[0].topology.name}: the smallest "
-            f"needs {least:.1f} of {limit:.1f} GiB a device; take more or larger chips, or compile more (--tried)"
-        )
+    if any(plan.fits for plan in plans):
+        return
+    failures = [plan.error for plan in plans if plan.error]
+    if len(failures) == len(plans):
+        raise PlanError(f"none of the {len(plans)} combinations could be compiled; of the first: {failures[0]}")
+    failed = f" ({len(failures)} more could not be compiled)" if failures else ""
+    least, limit = min(plan.needs.bytes for plan in plans if not plan.error) / GIB, plans[0].limit / GIB
+    raise PlanError(
+        f"none of the {len(plans) - len(failures)} combinations that were compiled{failed} fits "
+        f"{plans[0].topology.name}: the smallest needs {least:.1f} of {limit:.1f} GiB a device; take more or larger "
+        "chips, or compile more (--tried)"
+    )
 
 
 def combinations(

@@ -12,7 +12,8 @@ import os
 import re
 from typing import Any
 
-from gato.planning.chips import CHIPS, Chip
+from gato.chips import CHIPS, Chip
+from gato.data_pipelines.environments.base import install_command
 from gato.tokenizers.errors import GatoError, suggest
 
 # libtpu asks a cloud's metadata service who it is, and one process at a time may load it, unless told otherwise.
@@ -79,8 +80,8 @@ def describe(topology: Topology) -> list[Any]:
     """
     if importlib.util.find_spec("libtpu") is None:
         raise PlanError(
-            "compiling for a TPU needs the libtpu wheel, which has its compiler: pip install 'gato-jax[tpu]' "
-            "(a large download, no TPU needed)"
+            "compiling for a TPU needs the libtpu wheel, which has its compiler: in the checkout: "
+            f"{install_command('tpu')} (a large download, no TPU needed)"
         )
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)

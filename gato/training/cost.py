@@ -3,6 +3,7 @@ step, time from the measured rate after some more."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,6 +20,38 @@ MEASURED_STEPS = 10  # after the first one: the rate that the run's time is told
 def device_bytes(tree: Any) -> int:
     """Bytes that one device holds of a tree of arrays (or of shapes with shardings): its shards of every leaf."""
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of one device while a step runs, as XLA has planned them.
+
+    Attributes:
+      arguments: state and batch. outputs: the new state and the metrics. aliased: of the outputs, what takes the place
+        of an argument. program: the code.
+    """
+
+    arguments: int
+    outputs: int
+    aliased: int
+    temporaries: int
+    program: int
+
+    @property
+    def total(self) -> int:
+        return self.arguments + self.outputs - self.aliased + self.temporaries + self.program
+
+
+def compiled_memory(compiled: Any) -> Memory | None:
+    """Of a compiled program; None where the platform does not say."""
+    stats = compiled.memory_analysis()
+    return stats and Memory(
+        arguments=stats.argument_size_in_bytes,
+        outputs=stats.output_size_in_bytes,
+        aliased=stats.alias_size_in_bytes,
+        temporaries=stats.temp_size_in_bytes,
+        program=stats.generated_code_size_in_bytes,
+    )
 
 
 def state_line(state: TrainState, mesh: Mesh) -> str:
@@ -55,15 +88,13 @@ def _kernel_line(lowered: Any, compiled: Any) -> str | None:
 
 
 def _memory_line(compiled: Any) -> str | None:
-    memory = compiled.memory_analysis()
-    if memory is None:  # not every platform says
+    memory = compiled_memory(compiled)
+    if memory is None:
         return None
-    arguments = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    total = arguments + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     return (
-        f"memory of a device as compiled: {amount(total)}{f' of {amount(limit)}' if limit else ''}, "
-        f"of which {amount(memory.temp_size_in_bytes)} to compute with"
+        f"memory of a device as compiled: {amount(memory.total)}{f' of {amount(limit)}' if limit else ''}, "
+        f"of which {amount(memory.temporaries)} to compute with"
     )
 
 

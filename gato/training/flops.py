@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from gato import chips
 from gato.model.config import ModelConfig
-from gato.planning import chips
 
 
 def peak_flops(device_kind: str) -> float | None:

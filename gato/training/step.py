@@ -158,6 +158,6 @@ def micro_batches(batch: Batch, count: int) -> dict[str, jax.Array]:
     def split(array: jax.Array) -> jax.Array:
         size = array.shape[0] // groups
         array = array.reshape(groups // count, count, size, *array.shape[1:]).swapaxes(0, 1)
-        return array.reshape(count, -1, *array.shape[3:])
+        return array.reshape(count, groups // count * size, *array.shape[3:])  # -1 fails without patches
 
     return {name: split(array) for name, array in batch.items()}

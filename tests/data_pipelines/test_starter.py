@@ -54,6 +54,12 @@ def test_every_source_is_collected_and_becomes_tokens_with_a_target(tmp_path):
                 )
 
 
+def test_measuring_has_examples(capsys):
+    with pytest.raises(SystemExit):
+        measure_references.main(["--help"])
+    assert "gato.data_pipelines.measure_references metaworld" in capsys.readouterr().out.partition("examples:")[2]
+
+
 def test_measuring_merges_into_the_file_and_reproduces_it_and_no_task_stops_it(tmp_path, monkeypatch, capsys):
     path = tmp_path / "reference_scores.json"
     path.write_text(json.dumps({"tasks": {"other/task": {"random": 0.5, "expert": 0.75}}}))

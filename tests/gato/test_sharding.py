@@ -11,9 +11,10 @@ import sys
 import jax
 import optax
 import pytest
-from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from gato.data_pipelines.mixture import SourceConfig
+from gato.model.attention import fused_in
 from gato.model.config import ModelError
 from gato.model.presets import preset
 from gato.model.transformer import abstract_params
@@ -87,7 +88,10 @@ def test_eight_devices_take_the_same_step_as_one():
 
 
 def pod(data=4, fsdp=32, tensor=2):
-    return AbstractMesh((data, fsdp, tensor), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+    """Of TPUs: the model chooses its kernels by the mesh, not by this machine."""
+    device = AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
+    axes = ("data", "fsdp", "tensor")
+    return AbstractMesh((data, fsdp, tensor), axes, axis_types=(AxisType.Auto,) * 3, abstract_device=device)
 
 
 def test_rules_of_the_large_model():
@@ -145,13 +149,17 @@ def test_the_contract_sees_a_leaf_that_lost_names(names):
     assert whole_leaves({**params, "embedding": {**params["embedding"], "table": forgotten}}) == ["embedding/table"]
 
 
-@pytest.mark.parametrize("position", ["transformer_xl", "rope"])
-def test_the_large_step_lowers_for_256_devices(position):
+@pytest.mark.parametrize(
+    ("position", "attention", "kernels"),
+    [("rope", "auto", {"splash"}), ("transformer_xl", "auto", set()), ("transformer_xl", "fused", {"relative"})],
+)
+def test_the_large_step_lowers_for_256_devices(position, attention, kernels):
     """Tracing, differentiation and partitioning of the whole 1.18B step; what only a compiler sees is in
     tests/gato/planning/test_tpu_compile.py."""
-    steps, state, batch = planned(pod(), position=position)
+    steps, state, batch = planned(pod(), position=position, attention=attention)
     text = steps.train_step.trace(state, batch).lower(lowering_platforms=("tpu",)).as_text()
     assert "mhlo.num_partitions = 256" in text
+    assert fused_in(text) == kernels
     assert text.count("jax.buffer_donor") + text.count("tf.aliasing_output") >= len(jax.tree.leaves(state)) - 1
 
 

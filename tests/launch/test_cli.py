@@ -19,10 +19,10 @@ from gato.tokenizers.errors import GatoError
 COMMANDS = ("quickstart", "collect", "plan", "train", "evaluate", "generate", "serve", "report")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ["", "data", *COMMANDS])
 def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        cli.main([command, "--help"])
+        cli.main([*command.split(), "--help"])
     assert stop.value.code == 0
     assert f"gato {command}" in capsys.readouterr().out.partition("examples:")[2]
 

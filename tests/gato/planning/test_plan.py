@@ -16,10 +16,12 @@ from gato.launch import cli
 from gato.model.config import ModelError
 from gato.model.presets import preset
 from gato.planning import report
-from gato.planning.paper_rows import ROWS, capacity_shares
+from gato.planning.compiled_step import CompilerError, compile_step, plan_steps
+from gato.planning.paper_rows import ROWS, capacity_shares, mean_shares
 from gato.planning.plan import Plan, make_plan
 from gato.planning.search import compile_in_turn, require_one_that_fits, search
 from gato.planning.topology import PlanError, parse
+from gato.sharding import make_mesh
 from gato.training.config import MeshConfig, TrainConfig
 from gato.training.flops import train_flops
 
@@ -37,14 +39,48 @@ def plan() -> Plan:
 def test_what_is_counted(plan: Plan) -> None:
     assert plan.parameters == pytest.approx(1.18e9, rel=0.01)
     tokens = 512 * 1024
-    assert plan.flops == train_flops(plan.config.model, 512, 1024, tokens // 4, tokens // 2)
-    assert 1.2 * plan.flops < plan.executed_flops < 4 / 3 * plan.flops, "the blocks' forward pass runs twice"
-    memory = plan.memory
+    assert plan.useful_flops == train_flops(plan.config.model, 512, 1024, tokens // 4, tokens // 2)
+    again = plan.executed_flops / plan.useful_flops
+    assert 1.2 < again < 4 / 3, "the blocks' forward pass runs twice"
+    memory = plan.needs.memory
     assert memory is not None
     state = 3 * 4 * plan.parameters / 8  # parameters and two moments, float32, over 8
     assert state < memory.arguments < 1.1 * state + 3e8, "and the batch"
-    gathered = [one for one in plan.collectives or () if (one.kind, one.axis) == ("all-gather", "fsdp")]
+    gathered = [one for one in plan.needs.collectives or () if (one.kind, one.axis) == ("all-gather", "fsdp")]
     assert sum(one.bytes for one in gathered) == pytest.approx(2 * 2 * plan.parameters * 7 / 8)
+
+
+def test_room_that_stays_empty_is_no_useful_work() -> None:
+    """As the trainer's `batch_flops` counts: otherwise a plan's MFU could never be measured."""
+    plan = make_plan(experiment(remat="none"), parse("h200:4x8"), MeshConfig(4, 8, 1))
+    assert plan.room == capacity_shares(16, 32)
+    assert plan.mean == mean_shares()
+    tokens = 512 * 1024
+    counts = (round(share * tokens) for share in mean_shares())
+    assert plan.useful_flops == train_flops(plan.config.model, 512, 1024, *counts)
+    assert plan.executed_flops == pytest.approx(
+        train_flops(plan.config.model, 512, 1024, *(round(share * tokens) for share in plan.room)), rel=1e-3
+    )
+    assert plan.useful_flops < plan.executed_flops
+
+
+def test_float32_is_computed_in_tf32() -> None:
+    bfloat16, float32 = (
+        make_plan(experiment(dtype=dtype), parse("h200:4x8"), MeshConfig(4, 8, 1)).seconds
+        for dtype in ("bfloat16", "float32")
+    )
+    assert bfloat16 is not None
+    assert float32 is not None
+    assert float32.compute == 2 * bfloat16.compute
+
+
+def test_a_gpu_keeps_a_tenth_of_its_memory() -> None:
+    plan = make_plan(experiment("gato_79m"), parse("h200:1x1"), MeshConfig(1, 1, 1))
+    almost = dataclasses.replace(plan, needs=dataclasses.replace(plan.needs, bytes=int(0.91 * 141e9)))
+    assert not almost.fits
+    text = report.to_text(almost, "x")
+    assert "GiB: DOES NOT FIT (of all 131.3" in text
+    assert "with XLA_CLIENT_MEM_FRACTION=0.9" in text
 
 
 def test_the_times_are_a_range_around_the_expected_one(plan: Plan) -> None:
@@ -57,9 +93,9 @@ def test_the_times_are_a_range_around_the_expected_one(plan: Plan) -> None:
 
 def test_json_and_text_say_what_is_a_model(plan: Plan) -> None:
     data = json.loads(json.dumps(report.to_json(plan, "x", budget=1e9)))
-    assert {"config", "topology", "mesh", "parameters", "fits", "flops_per_step", "tokens_per_second", "mfu"} <= set(
-        data
-    )
+    assert {"config", "topology", "mesh", "parameters", "fits", "tokens_per_second", "mfu"} <= set(data)
+    assert data["useful_flops_per_step"] < data["executed_flops_per_step"]
+    assert data["targets_per_token"] == {"mean": 0.25, "room": 0.25}, "what is given is both"
     assert {"arguments", "temporaries", "total", "limit"} <= set(data["bytes_per_chip"])
     assert {"compute", "memory", "network", "expected"} <= set(data["step_seconds"])
     assert {"kind", "axis", "bytes"} <= set(data["collectives"][0])
@@ -68,15 +104,14 @@ def test_json_and_text_say_what_is_a_model(plan: Plan) -> None:
     text = report.to_text(plan, "x")
     assert "a model, not a measurement" in text
     assert "nothing was compiled" in text
+    assert "useful FLOPs, for 25% targets and 50% patches a token" in text
 
 
 def test_fewer_rows_need_more_room() -> None:
     """A device with two rows must hold two rows of text; one with a thousand holds nearly the mixture."""
     assert sum(weight for weight, _, _ in ROWS.values()) == pytest.approx(100, abs=0.1)
-    weights, targets, patches = zip(*ROWS.values(), strict=True)
-    mean = [np.average(shares, weights=weights) for shares in (targets, patches)]
     two, many = capacity_shares(2, 256), capacity_shares(1024, 1)
-    for few, most, average in zip(two, many, mean, strict=True):
+    for few, most, average in zip(two, many, mean_shares(), strict=True):
         assert average < most < 1.2 * average
         assert few > 1.5 * most
     assert two[0] == 1.0
@@ -111,7 +146,7 @@ def test_a_search_on_one_mesh_tries_no_other() -> None:
 def estimates() -> list[Plan]:
     """Of one mesh, those that need most memory first."""
     found = search(experiment("gato_79m", position="rope"), parse("h100:1x8"), tried=1, mesh=MeshConfig(2, 4, 1))[1]
-    return sorted(found, key=lambda plan: -plan.needed)
+    return sorted(found, key=lambda plan: -plan.needs.bytes)
 
 
 def compiles_to(limit: int) -> Callable[[Plan], Plan]:
@@ -121,7 +156,7 @@ def compiles_to(limit: int) -> Callable[[Plan], Plan]:
 
 def test_a_search_goes_on_until_enough_fit(estimates: list[Plan]) -> None:
     said: list[str] = []
-    plans = compile_in_turn(estimates, compiles_to(estimates[6].needed), 3, said.append)
+    plans = compile_in_turn(estimates, compiles_to(estimates[6].needs.bytes), 3, said.append)
     assert [plan.fits for plan in plans] == [False] * 6 + [True] * 3
     assert len(said) == 9
     assert "number 9 (2 of 3 fit so far)" in said[-1]
@@ -137,15 +172,45 @@ def test_a_search_ends_where_nothing_fits(estimates: list[Plan]) -> None:
     assert len(smallest_first) == 3, "one for each remat: the others need more"
 
 
+def test_a_search_survives_a_compiler_that_fails(estimates: list[Plan]) -> None:
+    fits = compiles_to(estimates[0].needs.bytes)
+
+    def compiled(estimate: Plan) -> Plan:
+        if estimate is estimates[1]:
+            raise CompilerError("the compiler failed: INTERNAL: Mosaic")
+        return fits(estimate)
+
+    said: list[str] = []
+    plans = compile_in_turn(estimates, compiled, 2, said.append)
+    assert [plan.fits for plan in plans] == [True, False, True], "what was compiled before is kept, and it goes on"
+    assert "the compiler failed: INTERNAL: Mosaic" in said
+    require_one_that_fits(plans)
+    assert "the compiler failed: INTERNAL: Mosaic" in report.ranking(plans, estimates).splitlines()[2]
+    assert report.to_text(plans[1], "x").endswith("INTERNAL: Mosaic")
+    assert report.to_json(plans[1], "x")["error"]
+    with pytest.raises(PlanError, match="none of the 1 combinations could be compiled; of the first: the compiler"):
+        require_one_that_fits(plans[1:2])
+
+
+def test_what_the_compiler_refuses_is_one_line() -> None:
+    """The compiler of this machine, at an operation that nobody has implemented."""
+    config = experiment("gato_79m", layers=2).replace(batch_size=2, length=128)
+    steps = plan_steps(config, make_mesh(devices=jax.devices()[:1]))
+    unknown = jax.ffi.ffi_call("nobody_has_this", jax.ShapeDtypeStruct((), np.float32))
+    broken = dataclasses.replace(steps, train_step=jax.jit(lambda state, batch: unknown(batch["loss_weight"])))
+    with pytest.raises(CompilerError, match=r"the compiler failed: .*nobody_has_this"):
+        compile_step(config, broken, targets=64, patches=64)
+
+
 def test_remat_saves_memory_for_arithmetic() -> None:
     """By the estimate; a plan of a TPU has the compiler's word."""
     none, dots, full = (
         make_plan(experiment("gato_1_2b", remat=remat), parse("h200:4x8"), MeshConfig(4, 8, 1))
         for remat in ("none", "dots", "full")
     )
-    assert none.needed > dots.needed > full.needed
-    assert none.executed_flops == none.flops < dots.executed_flops < full.executed_flops
-    assert none.flops == full.flops, "what is computed again does not count"
+    assert none.needs.bytes > dots.needs.bytes > full.needs.bytes
+    assert none.executed_flops < dots.executed_flops < full.executed_flops
+    assert none.useful_flops == full.useful_flops, "what is computed again does not count"
 
 
 def test_a_search_in_vain_says_what_would_be_needed() -> None:

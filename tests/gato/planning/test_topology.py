@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from gato.planning.chips import CHIPS, find
+from gato.chips import CHIPS, find
 from gato.planning.network import gpu_bandwidth, tpu_bandwidth
 from gato.planning.topology import PlanError, describe, parse
 
@@ -38,7 +38,7 @@ def test_a_mistake_names_the_way_out(text: str, message: str) -> None:
 
 def test_without_libtpu_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(PlanError, match=r"pip install 'gato-jax\[tpu\]'"):
+    with pytest.raises(PlanError, match=r'--constraint constraints.txt --editable "\.\[tpu\]"'):
         describe(parse("v5e:4x4"))
 
 
@@ -52,6 +52,10 @@ def test_without_libtpu_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyP
         ("TPU v5p", "v5p"),
         ("TPU v6 lite", "v6e"),
         ("NVIDIA H200", "h200"),
+        ("NVIDIA H200 NVL", "h200-nvl"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA H100 NVL", "h100-nvl"),
         ("NVIDIA A100-SXM4-80GB", "a100"),
     ],
 )
@@ -66,6 +70,15 @@ def test_every_chip_is_usable() -> None:
         assert 1 < chip.peak_flops / chip.memory_bandwidth < 1000, "FLOPs a byte: a wrong unit would show"
         assert 10 < chip.memory_bandwidth / chip.memory < 100, "times a second that the memory can be read"
     assert find("cpu") is None
+
+
+def test_float32_has_the_rate_of_what_it_is_computed_in() -> None:
+    """XLA's default precision: bfloat16 on a TPU, TF32 on a GPU."""
+    tpu, gpu = find("TPU v5 lite"), find("NVIDIA A100-SXM4-80GB")
+    assert tpu is not None
+    assert gpu is not None
+    assert tpu.peak("float32") == tpu.peak("bfloat16") == tpu.peak_flops
+    assert (gpu.peak("bfloat16"), gpu.peak("float32")) == (312e12, 156e12)
 
 
 @dataclasses.dataclass

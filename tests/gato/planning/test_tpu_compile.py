@@ -50,10 +50,10 @@ def test_a_step_compiles_with_its_collectives() -> None:
     config = experiment("quickstart", 32, layers=4)
     plan = make_plan(config, parse("v5e:4x4"), MeshConfig(4, 2, 2), target_share=0.5, patch_share=0.25)
     assert plan.fits
-    memory = plan.memory
+    memory = plan.needs.memory
     assert memory is not None
     assert memory.aliased > 0.9 * memory.outputs, "the new state takes the place of the old one"
-    found = plan.collectives
+    found = plan.needs.collectives
     assert found
     axes = {one.axis for one in found}
     assert any("fsdp" in axis for axis in axes)
@@ -90,4 +90,4 @@ def test_what_does_not_fit_is_said_and_not_raised() -> None:
     plan = make_plan(config, parse("v5e:2x2"), MeshConfig(4, 1, 1), target_share=0.5, patch_share=0.25)
     assert not plan.fits
     assert plan.seconds is None
-    assert plan.needed > plan.limit
+    assert plan.needs.bytes > plan.limit

@@ -205,7 +205,12 @@ def test_groups_and_micro_batches_take_the_same_step(params, make_batch, group_b
 
 
 def test_micro_batches_take_a_part_of_every_device():
-    batch = {"ids": np.arange(24).reshape(12, 2), "target_index": np.arange(6)[:, None]}
+    batch = {
+        "ids": np.arange(24).reshape(12, 2),
+        "target_index": np.arange(6)[:, None],
+        "patches": np.zeros((6, 0, 16)),
+    }
     parts = micro_batches(batch, 3)
+    assert parts["patches"].shape == (3, 2, 0, 16), "no patches are no reason to fail"
     assert parts["target_index"][..., 0].tolist() == [[0, 3], [1, 4], [2, 5]]
     assert parts["ids"][1, :, 0].tolist() == [4, 6, 16, 18]
