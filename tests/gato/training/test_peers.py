@@ -6,7 +6,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from processes import assert_same_run, start_training
+from processes import assert_same_run, start, start_training
 
 from gato.training.checkpoint import load_for_inference, saved_steps
 
@@ -68,6 +68,27 @@ def test_both_stop_at_the_same_step_when_one_is_told_to(pair_config, pair_run, t
     with start_training(pair_config, run, tmp_path / "second", count=2) as pair:
         assert pair.wait() == [0, 0], pair.everything()
     assert_same_run(run, pair_run)
+
+
+WAITS = """
+import sys, time
+from gato.launch import cli, report
+from gato.training.peers import Peers
+def run(arguments):
+    with Peers():
+        print("waiting", flush=True)
+        time.sleep(600)
+report.run = run
+sys.exit(cli.main(["report", "x"]))
+"""
+
+
+def test_sigterm_before_the_first_step_ends_with_its_own_status(tmp_path):
+    with start(WAITS, [], tmp_path, count=2) as pair:
+        assert pair.until(lambda: all("waiting" in pair.output(n) for n in (0, 1))), pair.everything()
+        for process in (0, 1):
+            pair.send(process, signal.SIGTERM)
+        assert pair.wait(BOUND) == [143, 143], pair.everything()
 
 
 FAILS_ON_1 = """
