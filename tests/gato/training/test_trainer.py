@@ -129,8 +129,9 @@ def test_a_full_disk_costs_only_the_checkpoint_that_did_not_fit(
     try:
         with monkeypatch.context() as patch:
             on_batch(patch, 6, fill)
-            with pytest.raises(CheckpointError, match=r"cannot write the checkpoint \(.*resumes from step 4$"):
+            with pytest.raises(CheckpointError, match=r"cannot write .* free space .*resumes from step 4$") as error:
                 train(train_config, tmp_path)
+        assert error.value.status == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "Traceback" not in capfd.readouterr().err
