@@ -13,7 +13,7 @@ from gato.tokenizers.vocabulary import Vocabulary
 from gato.training import setup
 from gato.training.checkpoint import saved_steps
 from gato.training.checkpoint_meta import CheckpointError
-from gato.training.config import ConfigError
+from gato.fields import ConfigError
 from gato.training.metrics import read_metrics
 from gato.training.trainer import train
 
