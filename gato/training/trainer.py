@@ -104,7 +104,7 @@ def _train(
             where = f"resumed from step {start}"
         elif config.initial:
             params, restored = initial_params(config.initial, state.params, setup.meta)
-            state, where = state.replace(params=params), restored.summary()
+            state, where = dataclasses.replace(state, params=params), restored.summary()
         with LiveLine(config.steps, start, shown=jax.process_index() == 0) as line, _Stop(line) as stop:
             line.say(f"{run_dir}: {parameters:,} parameters, {counted(len(config.sources), 'source')}, {where}")
             line.say(f"attention: {DESCRIPTIONS[choose(config.model, platform(setup.mesh))]}")
