@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from processes import assert_same_run
 
+from gato.fields import ConfigError
 from gato.model.presets import preset
 from gato.tokenizers.text import train as train_text_model
 from gato.tokenizers.vocabulary import Vocabulary
 from gato.training import setup
 from gato.training.checkpoint import saved_steps
 from gato.training.checkpoint_meta import CheckpointError
-from gato.fields import ConfigError
 from gato.training.metrics import read_metrics
 from gato.training.trainer import train
 
