@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from gato.data_pipelines.errors import MixtureError, ResumeError
 from gato.data_pipelines.mixture import SourceConfig, open_sources
 from gato.data_pipelines.rows import Rows
 from gato.data_pipelines.token_cache import Derive, TokenCache, Weigh
+from gato.data_pipelines.worker_process import start_worker
 from gato.tokenizers.sequence import SequenceTokenizer
 
 ORDER_VERSION = 1  # of the row order; changes when the same data and settings would give other rows
@@ -129,7 +131,8 @@ class Loader:
             if self._workers:
                 if not flags.FLAGS.is_parsed():  # grain asks for absl's flags in its processes
                     flags.FLAGS(sys.argv[:1])
-                dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=2))
+                processes = grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=2)
+                dataset = dataset.mp_prefetch(processes, _start_worker)
             self._iterator = iter(dataset)
         batch = next(self._iterator)
         self._next_batch += 1
@@ -252,6 +255,10 @@ class _Batches:
 
     def __getitem__(self, number: Any) -> Batch:
         return self._loader.batch(int(number))
+
+
+def _start_worker(number: int, count: int) -> None:
+    start_worker(on_signal=signal.SIG_IGN)  # a run that is told to stop still needs the batch of its last step
 
 
 def _bucket(size: int, base: int) -> int:

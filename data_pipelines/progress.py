@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from gato.data_pipelines.durations import duration
+
 PLAIN_SECONDS = 10.0
 
 Advance = Callable[[float, str], None]  # work done since the last call, and what is under way now
@@ -47,14 +49,13 @@ class Pace:
         self._began = self._printed = time.monotonic()
 
     def due(self, done: float, last: bool = False) -> str | None:
-        """The time left, ``m:ss``, if a line is due now or is the last one; None if there is nothing to print."""
+        """The time left, if a line is due now or is the last one; None if there is nothing to print."""
         now = time.monotonic()
         if not last and (now - self._printed < PLAIN_SECONDS or done == self._before):
             return None
         self._printed = now
         speed = (done - self._before) / max(now - self._began, 1e-9)
-        left = int(max(self._total - done, 0.0) / speed) if speed else 0
-        return f"{left // 60}:{left % 60:02d}"
+        return duration(int(max(self._total - done, 0.0) / speed) if speed else 0)
 
 
 class _Lines:

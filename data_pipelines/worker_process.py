@@ -23,16 +23,18 @@ def cores() -> int:
 _channel: Any = None
 
 
-def start_worker(channel: Any = None) -> None:
-    """The initialiser of a worker: Ctrl-C ends it silently, and it never outlives its parent.
+def start_worker(channel: Any = None, on_signal: signal.Handlers = signal.SIG_DFL) -> None:
+    """The initialiser of a worker: Ctrl-C and SIGTERM end it silently, and it never outlives its parent.
 
     Args:
       channel: the queue of `tell`, for `as_finished` of the parent.
+      on_signal: ``SIG_IGN`` where the parent needs the worker until it has stopped in its own way: Ctrl-C, and some
+        clusters' SIGTERM, reach all processes of a command.
     """
     global _channel
     _channel = channel
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)
     parent = multiprocessing.parent_process()
 
     def follow() -> None:

@@ -1,8 +1,9 @@
 """The command line: ``gato {quickstart,suites,collect,data,plan,train,evaluate,generate,serve,report}``.
 
 Exit status: 0 on success; 2 on a mistake of the user, with one line on stderr (``GATO_DEBUG=1`` shows the traceback);
-130 after Ctrl-C and 143 after SIGTERM, when the same command goes on where it stopped; 75 where a run of several
-processes lost one of them (`gato.training.peers`). Anything else is a bug of ours and keeps its traceback.
+130 after Ctrl-C and 143 after SIGTERM, when the same command goes on where it stopped; 75 where the same command may
+well succeed the next time: a run of several processes lost one of them (`gato.training.peers`), a file server did not
+answer. Anything else is a bug of ours, keeps its traceback and ends with 1.
 
 Each command's module is imported when it runs, so that ``gato --help`` does not wait for JAX.
 """
@@ -27,18 +28,14 @@ from gato.launch.arguments_agent import add_agent_commands, name_run
 from gato.launch.arguments_data import add_data_command
 from gato.launch.arguments_train import add_plan_command, add_train_command
 from gato.launch.huge_pages import use_huge_pages
-from gato.tokenizers.errors import GatoError, printed, suggest
+from gato.tokenizers.errors import GatoError, Terminated, printed, suggest
 
-SUCCESS, USER_MISTAKE, INTERRUPTED, TERMINATED = 0, 2, 130, 143
+SUCCESS, USER_MISTAKE, INTERRUPTED = 0, 2, 130
 # What the machine refuses and the user can mend; other operating system errors are bugs.
 _REFUSALS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),  # a file stands where a directory is wanted, or the other way round
 )
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM: ends a command as Ctrl-C does, so that what it holds open is closed."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -150,20 +147,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return SUCCESS if status is None else status
     except KeyboardInterrupt as interruption:
         print("interrupted; run the same command again to go on", file=sys.stderr)
-        return TERMINATED if isinstance(interruption, _Terminated) else INTERRUPTED
+        return interruption.status if isinstance(interruption, Terminated) else INTERRUPTED
     except (GatoError, OSError) as error:
         if os.environ.get("GATO_DEBUG") == "1":
             raise
         if isinstance(error, OSError) and error.errno not in _REFUSALS:
             raise
         print(f"gato: {printed(error)}", file=sys.stderr)
-        return USER_MISTAKE
+        return error.status if isinstance(error, GatoError) else USER_MISTAKE
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def _terminate(number: int, frame: object) -> None:
-    raise _Terminated
+    raise Terminated
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The one exception class behind every mistake that a user can make.
 
-The command line prints such an error in one line and exits with status 2; anything else is a bug of ours and keeps its
-traceback. Messages name the place (file, field, episode), the value that was found and the way out.
+The command line prints such an error in one line and exits with its `status`; anything else is a bug of ours and keeps
+its traceback. Messages name the place (file, field, episode), the value that was found and the way out.
 """
 
 from __future__ import annotations
@@ -10,12 +10,25 @@ import difflib
 import sys
 from collections.abc import Callable, Iterable
 
+TRANSIENT = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong with the command, start it again
+
 
 class GatoError(Exception):
     """A mistake that the user can mend: the message says where, what was found, and what to do.
 
     A message is one line. Where that cannot hold it, a table stands below an empty line, indented by two spaces.
+
+    Attributes:
+      status: what the command ends with. 2: the same command would fail again; `TRANSIENT`: it may well succeed.
     """
+
+    status = 2
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: ends a command as Ctrl-C does, so that what it holds open is closed."""
+
+    status = 143
 
 
 class SpecError(GatoError):

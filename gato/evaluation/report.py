@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from gato.data_pipelines.atomic_file import replace_file
+from gato.data_pipelines.durations import duration
 from gato.evaluation.page import header, page, section
-from gato.evaluation.report_charts import duration, line_chart, number, stage_bar
+from gato.evaluation.report_charts import line_chart, number, stage_bar
 from gato.evaluation.report_pictures import data_uri, token_card
 from gato.evaluation.report_scores import domains_section, figure, films_section, scores_section
 from gato.tokenizers.errors import GatoError

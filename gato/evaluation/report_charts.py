@@ -11,6 +11,7 @@ import html
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+from gato.data_pipelines.durations import duration
 from gato.evaluation.scores import normalise
 
 Points = Sequence[tuple[float, float]]
@@ -211,13 +212,3 @@ def stage_bar(seconds: Mapping[str, float], width: int = 900) -> str:
             out.append(f'<text class="tick" x="{x + 2:.1f}" y="48">{html.escape(text)}</text>')
         x += share
     return "".join([*out, "</svg>"])
-
-
-def duration(seconds: float) -> str:
-    """``42 s``, ``3 min 05 s``, ``1 h 12 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

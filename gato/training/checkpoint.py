@@ -16,7 +16,9 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import errno
 import logging
+import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -27,12 +29,24 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from gato.tokenizers.errors import TRANSIENT
 from gato.tokenizers.vocabulary import Vocabulary
 from gato.training import manifest
 from gato.training.checkpoint_meta import CheckpointError, CheckpointMeta
 from gato.training.step import TrainState
 
 FOLDER = "checkpoints"
+# What writing again would not change. Anything else may be over soon: a file server that does not answer, say.
+_REFUSALS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+)
+
+
+class WriteFailed(CheckpointError):
+    """A checkpoint could not be written, for what may be over at the next start."""
+
+    status = TRANSIENT
 
 
 def _not_from_orbax(record: logging.LogRecord) -> bool:
@@ -58,11 +72,7 @@ class Checkpoints:
     """The checkpoints of one run. Saving is asynchronous; one save is in flight at most."""
 
     def __init__(self, run_dir: Path, keep: int) -> None:
-        """`keep`: the newest `keep` checkpoints stay, older ones are deleted.
-
-        Raises:
-          CheckpointError: the newest checkpoint is of a version without manifests.
-        """
+        """`keep`: the newest `keep` checkpoints stay, older ones are deleted. Raises as `save` does."""
         self._run_dir, self._keep = Path(run_dir).absolute(), keep
         self._directory = self._run_dir / FOLDER
         self._in_flight: concurrent.futures.Future[None] | None = None
@@ -70,11 +80,10 @@ class Checkpoints:
         with self._writable():
             self._directory.mkdir(parents=True, exist_ok=True)
         steps = saved_steps(self._run_dir)
-        for path in _torn(self._run_dir):
-            if int(path.name) > max(steps, default=0):
-                _refuse_without_manifest(path)
-            if jax.process_index() == 0:
-                shutil.rmtree(path, ignore_errors=True)
+        if jax.process_index() == 0:
+            for path in _numbered(self._run_dir):
+                if not _is_complete(path):  # an interrupted save, whose room may be needed
+                    shutil.rmtree(path, ignore_errors=True)
         # What a file system tells several machines may differ for a moment; process 0 decides.
         newest = np.int64(max(steps, default=0))
         self._latest = int(multihost_utils.broadcast_one_to_all(newest)) if jax.process_count() > 1 else int(newest)
@@ -85,7 +94,9 @@ class Checkpoints:
         return self._latest or None
 
     def save(self, step: int, state: TrainState, data: Mapping[str, Any], meta: CheckpointMeta) -> None:
-        """Starts a save, after waiting for the one before. Raises `CheckpointError` where the disk refuses.
+        """Starts a save, after waiting for the one before.
+
+        Raises `CheckpointError` where the disk refuses, `WriteFailed` where it failed and may not fail again.
 
         `data` is JSON: the loader's state *before* it hands out the batch of the next step.
         """
@@ -121,14 +132,19 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _writable(self) -> Iterator[None]:
-        """Turns what a refused write raises into `CheckpointError`: for a full disk, a ValueError of TensorStore's."""
+        """Turns what a refused or failed write raises into `CheckpointError` and `WriteFailed`."""
         try:
             yield
         except Exception as error:
-            good = saved_steps(self._run_dir)
-            raise CheckpointError(
-                f"{self._directory}: cannot write the checkpoint ({_first_line(error)}); free space or fix the "
-                f"permissions, then start the same command again: it resumes from step {good[-1] if good else 0}"
+            steps = saved_steps(self._run_dir)
+            kind, way_out = (
+                (CheckpointError, "free space or fix the permissions, then start")
+                if _is_refusal(error)
+                else (WriteFailed, "start")
+            )
+            raise kind(
+                f"{self._directory}: cannot write the checkpoint ({_first_line(error)}); {way_out} the same command "
+                f"again: it resumes from step {steps[-1] if steps else 0}"
             ) from error
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
@@ -159,6 +175,13 @@ class Checkpoints:
             self._background.shutdown()
 
 
+def _is_refusal(error: Exception) -> bool:
+    """Whether a write failed for what only the user can mend. TensorStore says the system's error in a ValueError."""
+    if isinstance(error, OSError):
+        return error.errno in _REFUSALS
+    return any(os.strerror(number) in str(error) for number in _REFUSALS)
+
+
 def abstract(tree: Any) -> Any:
     """Shapes, dtypes and shardings of a pytree of arrays."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
@@ -178,27 +201,6 @@ def _is_complete(path: Path) -> bool:
     return (path / manifest.FILE).exists()
 
 
-def _torn(run_dir: Path) -> list[Path]:
-    """What stands where a checkpoint would, without a manifest."""
-    return [path for path in _numbered(run_dir) if not _is_complete(path)]
-
-
-def _refuse_without_manifest(path: Path) -> None:
-    """Raises `CheckpointError` if a whole checkpoint of format 1 is there; a save that was interrupted may go."""
-    if not (path / "commit_success.txt").exists():
-        return
-    try:
-        written = _load(path, {"meta": None})["meta"].get("format")
-    except CheckpointError:
-        return
-    if written == 1:
-        raise CheckpointError(
-            f"{path}: was written by a version without {manifest.FILE}, so nobody can tell whether it is whole. "
-            f"Use that version, or, if you trust it, write the manifest: cd {path} && "
-            f"find * -type f -exec sha256sum {{}} + > ../sums && mv ../sums {manifest.FILE}"
-        )
-
-
 def find_checkpoint(path: Path | str) -> Path:
     """The checkpoint that `path` means: itself, or the newest of a run directory (or of its ``checkpoints``)."""
     path = Path(path).absolute()
@@ -209,8 +211,6 @@ def find_checkpoint(path: Path | str) -> Path:
     run_dir = path.parent if path.name == FOLDER else path
     steps = saved_steps(run_dir)
     if not steps:
-        for old in [path, *_torn(run_dir)]:
-            _refuse_without_manifest(old)
         raise CheckpointError(f"{path}: holds no complete checkpoint; train first, or give another run directory")
     return run_dir / FOLDER / str(steps[-1])
 

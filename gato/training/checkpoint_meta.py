@@ -14,8 +14,6 @@ from gato.tokenizers.spec import EpisodeSpec
 from gato.tokenizers.vocabulary import Vocabulary
 
 FORMAT = 2
-# Format 1 had no manifest and is otherwise the same: it is read once somebody who trusts it has written its manifest.
-READABLE = (1, FORMAT)
 
 
 class CheckpointError(GatoError):
@@ -93,7 +91,7 @@ class CheckpointMeta:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> CheckpointMeta:
-        if data.get("format") not in READABLE:
+        if data.get("format") != FORMAT:
             raise CheckpointError(
                 f"checkpoint format {data.get('format')!r}, this version reads {FORMAT}: use the version that wrote it"
             )

@@ -35,6 +35,7 @@ class TrainConfig:
       steps: optimizer updates of the whole run.
       optimizer: AdamW, schedule and clipping.
       seed: of parameters, rows and dropout.
+      initial: run directory or checkpoint whose parameters the run starts from; ``None``: from scratch.
       text_model: path of a SentencePiece model; ``None`` is the default one of 32,000 pieces.
       extra_tokens: names of further special tokens of the vocabulary.
       mesh: how the devices are arranged.
@@ -59,6 +60,7 @@ class TrainConfig:
     steps: int = 1_000_000
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     seed: int = 0
+    initial: str | None = None
     text_model: str | None = None
     extra_tokens: tuple[str, ...] = ()
     mesh: MeshConfig = MeshConfig()

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from gato.data_pipelines.durations import duration
 from gato.model.attention import DESCRIPTIONS, fused_in
 from gato.training.step import TrainState
 
@@ -111,11 +112,3 @@ def amount(size: float) -> str:
     """Bytes for people: ``1.93 GiB``."""
     power = next((power for power in range(4) if size < 1000 * 1024**power), 4)
     return f"{size / 1024**power:.3g} {('bytes', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: ``41 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
-    for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"

@@ -12,8 +12,20 @@ from typing import Any
 
 import jax
 
-from gato.training.checkpoint import find_checkpoint, load_params, saved_shapes
-from gato.training.checkpoint_meta import CheckpointError
+from gato.training.checkpoint import check_vocabulary, find_checkpoint, load_meta, load_params, saved_shapes
+from gato.training.checkpoint_meta import CheckpointError, CheckpointMeta
+
+# Of the network's configuration, what does not say what its parameters mean.
+_MAY_DIFFER = (
+    "local_positions",
+    "stochastic_depth",
+    "dropout",
+    "remat",
+    "dtype",
+    "attention",
+    "attention_block",
+    "embedding_init",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +44,43 @@ class Restored:
     initial: dict[str, str]
     unused: tuple[str, ...]
 
+    def summary(self) -> str:
+        """One line; `str` has one more for every parameter that stayed or is not used."""
+        fresh = f"; fresh: {', '.join(self.initial)}" if self.initial else ""
+        unused = f"; not used: {', '.join(self.unused)}" if self.unused else ""
+        arrays = len(self.taken) + len(self.initial)
+        return f"{len(self.taken)} of {arrays} arrays from {self.checkpoint}{fresh}{unused}"
+
     def __str__(self) -> str:
         lines = [f"{self.checkpoint}: {len(self.taken)} of {len(self.taken) + len(self.initial)} parameters restored"]
         lines += [f"  {name} keeps its initial values: {why}" for name, why in self.initial.items()]
         lines += [f"  {name} of the checkpoint is not used" for name in self.unused]
         return "\n".join(lines)
+
+
+def initial_params(path: Path | str, params: Any, meta: CheckpointMeta) -> tuple[Any, Restored]:
+    """The parameters that a new run starts from: a checkpoint's, of the same network and vocabulary.
+
+    Args:
+      path: ``<run>`` or ``<run>/checkpoints/<step>``.
+      params: those drawn from the seed. What the checkpoint has not in this shape (`model.local_positions`) stays.
+      meta: of the new run.
+
+    Raises:
+      CheckpointError: no checkpoint there, a damaged one, or one of another vocabulary or network.
+    """
+    checkpoint = find_checkpoint(path)
+    saved = load_meta(checkpoint)
+    check_vocabulary(saved, meta.vocabulary, meta.text_model, checkpoint)
+    names = (field.name for field in dataclasses.fields(meta.model) if field.name not in _MAY_DIFFER)
+    values = ((name, getattr(saved.model, name), getattr(meta.model, name)) for name in names)
+    differences = [f"model.{name} {before} there, {now} here" for name, before, now in values if before != now]
+    if differences:
+        raise CheckpointError(
+            f"{checkpoint}: is of another network, so a run cannot start from it: {'; '.join(differences)}. Give the "
+            "checkpoint's own model"
+        )
+    return restore_params(checkpoint, params)
 
 
 def restore_params(

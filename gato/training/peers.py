@@ -23,13 +23,12 @@ from typing import Any, NoReturn
 import jax
 from jax._src import distributed  # the client's key-value store has no public name
 
-from gato.tokenizers.errors import GatoError, printed
+from gato.tokenizers.errors import TRANSIENT, GatoError, Terminated, printed
 from gato.training.checkpoint_meta import CheckpointError
 
 BEAT = 1.0  # seconds between two signs of life
 LOST_AFTER = 30.0  # seconds without one
 GRACE = 5.0  # seconds in which a process may find its own words for what ended another one
-EXIT_STATUS = os.EX_TEMPFAIL  # 75: nothing is wrong with the run, start it again
 
 _runs = itertools.count()  # every process counts the same
 
@@ -37,9 +36,9 @@ _runs = itertools.count()  # every process counts the same
 class Peers:
     """Entered for the length of a run.
 
-    An exception that leaves it in a run of several processes is printed and ends the process at once, with status 2 for
-    a `GatoError`, 130 for Ctrl-C and 1 for anything else: the ordinary way out waits minutes for processes that will
-    not come.
+    An exception that leaves it in a run of several processes is printed and ends the process at once, with the status
+    of a `GatoError`, 130 for Ctrl-C, 143 for SIGTERM and 1 for anything else: the ordinary way out waits minutes for
+    processes that will not come.
     """
 
     def __init__(self) -> None:
@@ -71,9 +70,9 @@ class Peers:
         status = 1
         if isinstance(error, GatoError):
             print(f"gato: {printed(error)}", file=sys.stderr)
-            status = 2
+            status = error.status
         elif isinstance(error, KeyboardInterrupt):
-            status = 128 + signal.SIGINT
+            status = error.status if isinstance(error, Terminated) else 128 + signal.SIGINT
         else:
             traceback.print_exception(error)
         self._say(f"failed {' '.join(f'{type(error).__name__}: {error}'.split())[:300]}")
@@ -145,4 +144,4 @@ def _end(message: str) -> NoReturn:
         file=sys.stderr,
         flush=True,
     )
-    os._exit(EXIT_STATUS)
+    os._exit(TRANSIENT)

@@ -12,18 +12,29 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import socket
+import sys
+import threading
 from collections.abc import Mapping, Sequence
 
 import jax
 from jax._src.cloud_tpu_init import running_in_cloud_tpu_vm  # what JAX's own detection asks; it has no public name
 
-from gato.tokenizers.errors import GatoError
+from gato.tokenizers.errors import TRANSIENT, GatoError
 
 ADDRESS_VARIABLE = "JAX_COORDINATOR_ADDRESS"
+LATEST = 1800  # seconds in which all processes have to start; a machine may have to pull an image first
+SILENT = 15.0  # seconds of waiting before a process says what it waits for
 
 
 class ProcessesError(GatoError):
     """The processes of a run cannot be connected; the message names the option or the variable."""
+
+
+class ConnectionFailed(ProcessesError):
+    """The machines did not find each other, which they may do at the next start."""
+
+    status = TRANSIENT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +58,9 @@ def start_processes(
     """Connects this process with the others of its run, if there are others. To be called before any use of a device.
 
     Raises:
-      ProcessesError: options or variables that are half set or contradict each other, or a coordinator out of reach.
+      ProcessesError: options or variables that are half set or contradict each other.
+      ConnectionFailed: a coordinator, a port or a name that is out of reach now. (Processes that do not come within
+        `LATEST` seconds are no exception: JAX then ends the process itself, by SIGABRT.)
     """
     explicit = (coordinator, processes, process_id) != (None, None, None)
     cluster = None if explicit else find_cluster(os.environ, running_in_cloud_tpu_vm)
@@ -73,6 +86,8 @@ def start_processes(
     if process_id >= processes:
         raise ProcessesError(f"--process-id={process_id}: the {processes} processes are 0 to {processes - 1}")
     if processes > 1:
+        if process_id == 0:
+            _check_port(coordinator)
         _connect(
             f"process {process_id} of {processes}, coordinator {coordinator}",
             coordinator_address=coordinator,
@@ -121,15 +136,18 @@ def find_cluster(environment: Mapping[str, str], tpu: bool) -> Cluster | None:
 def _tpu_cluster(environment: Mapping[str, str]) -> Cluster | None:
     hosts = environment.get("TPU_PROCESS_ADDRESSES", environment.get("TPU_WORKER_HOSTNAMES"))
     slices = _number(environment, "MEGASCALE_NUM_SLICES")
+    if slices > 1:  # the mesh would lay any axis, fsdp too, across the slow network between them
+        raise ProcessesError(
+            f"MEGASCALE_NUM_SLICES={slices}: a run takes one TPU slice; ask for a larger slice instead"
+        )
     if hosts is None:  # not GKE: the metadata server of a TPU VM knows
         return None if "TPU_SKIP_MDS_QUERY" in environment else Cluster(None, "TPU VM")
-    count = len(hosts.split(",")) * slices
+    count = len(hosts.split(","))
     if count == 1:
         return None
-    several = ("MEGASCALE_SLICE_ID", "MEGASCALE_COORDINATOR_ADDRESS") if slices > 1 else ()
     _need(
         environment,
-        ("TPU_WORKER_ID", *several),
+        ("TPU_WORKER_ID",),
         f"TPU_WORKER_HOSTNAMES={hosts}",
         "GKE sets it in pods of an indexed Job behind a headless service, as launch/clusters/gke_tpu.yaml makes them; "
         "to train on this machine alone, unset TPU_WORKER_HOSTNAMES",
@@ -166,13 +184,34 @@ def _need(environment: Mapping[str, str], names: Sequence[str], found: str, way_
         raise ProcessesError(f"{found}, but {' and '.join(missing)} not set: {way_out}")
 
 
+def _check_port(coordinator: str) -> None:
+    """Raises `ConnectionFailed` for a port in use: the pinned jaxlib crashes there without a word."""
+    try:
+        socket.create_server(("", int(coordinator.rpartition(":")[2]))).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionFailed(
+            f"--coordinator={coordinator}: the port cannot be used ({error}); name another"
+        ) from error
+
+
 def _connect(description: str, **arguments: object) -> None:
     # JAX's preemption service would take SIGTERM away from Python, and with it the trainer's own way to save and stop.
     jax.config.update("jax_enable_preemption_service", False)
+    said = threading.Timer(
+        SILENT,
+        lambda: print(
+            f"gato: {description}: waits for the others, {LATEST // 60} minutes at most", file=sys.stderr, flush=True
+        ),
+    )
+    said.daemon = True
+    said.start()
     try:
-        jax.distributed.initialize(**arguments)  # type: ignore[arg-type]
+        jax.distributed.initialize(**arguments, initialization_timeout=LATEST)  # type: ignore[arg-type]
     except (RuntimeError, ValueError) as error:
-        raise ProcessesError(
+        kind = ConnectionFailed if isinstance(error, RuntimeError) else ProcessesError
+        raise kind(
             f"{description}: the processes cannot be connected ({str(error).strip().splitlines()[0]}). Were all of "
             "them started, can they reach the coordinator's port, and is it free? See docs/pods.md"
         ) from error
+    finally:
+        said.cancel()

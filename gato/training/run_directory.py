@@ -13,11 +13,13 @@ import jax
 
 from gato.fields import ConfigError
 from gato.tokenizers.errors import GatoError
+from gato.training.checkpoint import saved_steps
 from gato.training.config import TrainConfig
 
 CONFIG_FILE = "config.json"
 PARAMETERS_FILE = "parameters.txt"
-# Fields that change what is written and how fast, never a number of the run: they may differ on resume.
+# Fields that may differ on resume: they change what is written, how fast, and on how much memory. Those of the second
+# kind leave the mathematics as they are, but sums run in another order, so the last bits may differ.
 _FREE = (
     "log_every",
     "checkpoint_every",
@@ -28,7 +30,7 @@ _FREE = (
     "wandb",
     "loader_threads",
     "loader_workers",
-    "mesh",
+    *("mesh", "model.remat", "model.attention", "model.attention_block"),
 )
 
 # Nor where the data and the text tokenizer lie: their contents are compared on resume.
@@ -43,7 +45,7 @@ def prepare(run_dir: Path, config: TrainConfig) -> None:
     """
     path = run_dir / CONFIG_FILE
     new = _with_places(config.to_json(), lambda place: _portable(place, run_dir))
-    if path.exists():
+    if path.exists() and saved_steps(run_dir):  # before the first checkpoint there is nothing to mix
         differences = config_differences(_completed(_read(path)), new)
         if differences:
             raise ConfigError(
@@ -90,11 +92,11 @@ def _portable(place: str, run_dir: Path) -> str:
 
 def _with_places(data: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
     """The configuration with every path changed."""
-    text_model = data.get("text_model")
+    places = {name: change(data[name]) for name in ("text_model", "initial") if data.get(name) is not None}
     return {
         **data,
         "sources": [{**source, "path": change(source["path"])} for source in data["sources"]],
-        "text_model": None if text_model is None else change(text_model),
+        **places,
     }
 
 
@@ -104,7 +106,7 @@ def config_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[t
     differences = []
     for path in sorted({*before, *after}):
         if (
-            path.split(".")[0] not in _FREE
+            not any(path == free or path.startswith(f"{free}.") for free in _FREE)
             and not _PLACES.fullmatch(path)
             and before.get(path, "(absent)") != after.get(path, "(absent)")
         ):

@@ -7,8 +7,8 @@ included, to the bit.
 How a run ends:
   - all steps done: result with ``exit_code`` 0;
   - SIGINT or SIGTERM: a checkpoint at the next step boundary, then a result with ``exit_code`` 128 + the signal's
-    number (130 and 143), as shells report it. A second signal ends the process at once; the last complete checkpoint
-    stays;
+    number (130 and 143), as shells report it. A second signal ends the run without that checkpoint, as soon as a save
+    that was under way is on disk;
   - a loss or gradient that is not finite, unless such steps are skipped (`TrainConfig.on_nonfinite`):
     `DivergedError`, which names sources, rows and episodes; no checkpoint of that state is written;
   - in a run of several processes that lost one: see `Peers`.
@@ -20,7 +20,7 @@ import contextlib
 import dataclasses
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -32,12 +32,14 @@ from gato.data_pipelines.mixture_table import mixture_table
 from gato.model.attention import DESCRIPTIONS, choose, platform
 from gato.tokenizers.errors import GatoError, counted
 from gato.training import cost, nonfinite, run_directory, run_lock
-from gato.training.checkpoint import Checkpoints, check_vocabulary, load_meta, saved_steps
+from gato.training.checkpoint import FOLDER, Checkpoints, check_vocabulary, load_meta, saved_steps
 from gato.training.config import TrainConfig
 from gato.training.flops import batch_flops, peak_flops
 from gato.training.loss import LossSums
 from gato.training.metrics import Writer, add_sums, loss_metrics, open_writers
 from gato.training.optimizer import decay_mask
+from gato.training.out_of_memory import levers_named
+from gato.training.partial_restore import initial_params
 from gato.training.peers import Peers
 from gato.training.profile import Profile
 from gato.training.progress import LiveLine
@@ -73,10 +75,11 @@ def train(config: TrainConfig, run_dir: Path | str, profile_steps: tuple[int, in
 
     Raises:
       GatoError: every mistake of the user: a directory that holds another configuration, data that changed, a damaged
-        checkpoint, a vocabulary that does not fit, another training in the directory; and `DivergedError`.
+        checkpoint, a vocabulary that does not fit, another training in the directory, devices with too little memory;
+        and `DivergedError`.
     """
     run_dir = Path(run_dir).absolute()
-    with Peers() as peers:
+    with Peers() as peers, levers_named(config):
         setup = build(config)
         # Of several processes, the others write only what process 0 begins with them.
         with run_lock.only_one(run_dir, "training") if jax.process_index() == 0 else contextlib.nullcontext():
@@ -91,22 +94,28 @@ def _train(
     try:
         state = setup.initial_state()
         parameters = run_directory.write_parameters(run_dir, state.params, decay_mask(state.params))
-        start = checkpoints.latest or 0
+        start, where = checkpoints.latest or 0, "from scratch"
         if start:
             # Another vocabulary has parameters of other shapes: said first, or the checkpoint would seem damaged.
-            check_vocabulary(load_meta(run_dir), setup.meta.vocabulary, setup.meta.text_model, run_dir)
+            saved = load_meta(run_dir / FOLDER / str(start))
+            check_vocabulary(saved, setup.meta.vocabulary, setup.meta.text_model, run_dir)
             state, data = checkpoints.restore(start, state)
             setup.loader.restore(data)
+            where = f"resumed from step {start}"
+        elif config.initial:
+            params, restored = initial_params(config.initial, state.params, setup.meta)
+            state, where = dataclasses.replace(state, params=params), restored.summary()
         with LiveLine(config.steps, start, shown=jax.process_index() == 0) as line, _Stop(line) as stop:
-            where = f"resumed from step {start}" if start else "from scratch"
             line.say(f"{run_dir}: {parameters:,} parameters, {counted(len(config.sources), 'source')}, {where}")
             line.say(f"attention: {DESCRIPTIONS[choose(config.model, platform(setup.mesh))]}")
             line.say(cost.state_line(state, setup.mesh))
             for text in mixture_table(setup.loader.sources, setup.loader.rows, config.steps * config.batch_size):
                 line.say(text)
             left = range(start + 1, config.steps + 1)
-            with contextlib.closing(Profile(run_dir, profile_steps, left, line.say)) as profile:
-                return _Loop(config, run_dir, setup, checkpoints, line, stop, peers, profile).run(state, start)
+            with contextlib.ExitStack() as closing:
+                profile = closing.enter_context(contextlib.closing(Profile(run_dir, profile_steps, left, line.say)))
+                writers = [closing.enter_context(contextlib.closing(w)) for w in open_writers(run_dir, config, start)]
+                return _Loop(config, run_dir, setup, checkpoints, line, stop, peers, profile, writers, start).run(state)
     finally:
         checkpoints.close()
 
@@ -178,9 +187,13 @@ class _Loop:
         stop: _Stop,
         peers: Peers,
         profile: Profile,
+        writers: Sequence[Writer],
+        start: int,
     ) -> None:
         self._config, self._run_dir, self._setup, self._checkpoints = config, run_dir, setup, checkpoints
         self._line, self._stop, self._peers, self._profile = line, stop, peers, profile
+        self._writers, self._start = writers, start
+        self._pending: _Dispatched | None = None
         self._skipped_in_a_row = 0
         self._share = setup.groups / len(setup.hosted)  # the global batch over this process's part of it
         self._window = _Window(time.perf_counter())
@@ -190,22 +203,12 @@ class _Loop:
         peak = peak_flops(jax.devices()[0].device_kind)
         self._peak = peak * jax.device_count() if peak else None
 
-    def run(self, state: TrainState, start: int) -> TrainResult:
-        config, self._start = self._config, start
-        self._writers: list[Writer] = open_writers(self._run_dir, config, start)
-        try:
-            if start >= config.steps:
-                self._line.say(f"step {start} of {config.steps}: nothing left to do")
-                return TrainResult(self._run_dir, start, {})
-            return self._steps(state, start)
-        finally:
-            for writer in self._writers:
-                writer.close()
-
-    def _steps(self, state: TrainState, start: int) -> TrainResult:
-        config, setup = self._config, self._setup
+    def run(self, state: TrainState) -> TrainResult:
+        config, setup, start = self._config, self._setup, self._start
+        if start >= config.steps:
+            self._line.say(f"step {start} of {config.steps}: nothing left to do")
+            return TrainResult(self._run_dir, start, {})
         batches = iter(setup.loader)
-        pending: _Dispatched | None = None
         began = time.perf_counter()
         for step in range(start + 1, config.steps + 1):
             self._profile.before(step)
@@ -217,13 +220,11 @@ class _Loop:
                 with self._pause() if compiles else contextlib.nullcontext():
                     state, metrics = setup.train_step(state, placed)
             jax.tree.map(lambda x: x.copy_to_host_async(), metrics)
-            if pending:
-                self._read(pending, state)
+            self._drain(state)
             tokens = round(np.count_nonzero(batch["segment_ids"]) * self._share)
-            pending = _Dispatched(step, metrics, tokens, batch_flops(config.model, batch) * self._share)
+            self._pending = _Dispatched(step, metrics, tokens, batch_flops(config.model, batch) * self._share)
             if step == start + 1:
-                self._read(pending, state)
-                pending = None
+                self._drain(state)
                 self._line.say(f"first step after {time.perf_counter() - began:.1f} s (compilation included)")
                 memory = cost.step_line(setup.train_step, state, placed)
                 if memory:
@@ -235,9 +236,7 @@ class _Loop:
             profiled = self._profile.ends_with(step)
             if last or validate or profiled or step % config.checkpoint_every == 0:
                 # Only a state whose own step was finite is saved or judged, so the pipeline drains here.
-                if pending:
-                    self._read(pending, state)
-                    pending = None
+                self._drain(state)
                 if last:
                     self._end_window(step)
                 with self._pause():
@@ -273,8 +272,11 @@ class _Loop:
         self._line.say(f"compiling the step for {shape[0]} targets and {shape[1]} patches in {rows} rows")
         return True
 
-    def _read(self, done: _Dispatched, newest: TrainState) -> None:
-        """Waits for a dispatched step, checks and records it."""
+    def _drain(self, newest: TrainState) -> None:
+        """Waits for the step whose metrics were not read yet, if there is one; checks and records it."""
+        done, self._pending = self._pending, None
+        if done is None:
+            return
         metrics: StepMetrics = jax.device_get(done.metrics)
         self._window.learning_rate = float(metrics.learning_rate)
         if metrics.finite:

@@ -20,7 +20,10 @@ set -euo pipefail
 # JAX_PLATFORMS: without it, a worker without working TPU chips would train on its processor without saying so.
 # GATO_COMPILATION_CACHE: --rm deletes the container's own files; kept on the shared folder, compiled programs stay.
 # No XLA flag is set: JAX and libtpu set what a TPU needs themselves (LIBTPU_INIT_ARGS adds to it).
-command="sudo docker run --rm --privileged --net=host --stop-timeout=120 --env=JAX_PLATFORMS=tpu,cpu"
+# docker stop: what an earlier line started goes on when gcloud loses its connection. It saves and ends, and --rm frees
+# its name and its chips a moment later.
+command="{ sudo docker stop --time=120 gato; while sudo docker inspect gato; do sleep 1; done; } >/dev/null 2>&1;"
+command+=" sudo docker run --rm --name=gato --privileged --net=host --stop-timeout=120 --env=JAX_PLATFORMS=tpu,cpu"
 command+=" --env=$(printf '%q' "GATO_COMPILATION_CACHE=$SHARED/cache/xla")"
 command+=" --volume=$(printf '%q' "$SHARED:$SHARED") $(printf '%q' "$IMAGE") train $(printf '%q ' "$@")"
 

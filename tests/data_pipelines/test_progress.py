@@ -13,7 +13,7 @@ def test_plain_lines_say_how_much_and_how_long(capsys, monkeypatch):
         for name in ("a", "b", "c", "d"):
             advance(10, name)
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["collecting   50%  0:10 left  b", "collecting  100%  0:00 left  d"]
+    assert lines == ["collecting   50%  10 s left  b", "collecting  100%  0 s left  d"]
 
 
 def test_what_was_done_before_says_nothing_about_the_time_left(capsys, monkeypatch):
@@ -21,7 +21,7 @@ def test_what_was_done_before_says_nothing_about_the_time_left(capsys, monkeypat
     monkeypatch.setattr(module.time, "monotonic", lambda: next(now))
     with progress(100, "importing", done=80) as advance:
         advance(10, "a")  # 10 in 20 seconds, and 10 are left
-    assert capsys.readouterr().err == "importing   90%  0:20 left  a\n"
+    assert capsys.readouterr().err == "importing   90%  20 s left  a\n"
 
 
 def test_nothing_is_shown_when_nobody_wants_it(capsys):

@@ -147,7 +147,9 @@ def test_the_jobset_asks_for_as_many_hosts_as_its_slice_has() -> None:
 
 def test_arguments_arrive_whole_on_the_workers_of_a_tpu_vm(tmp_path: Path) -> None:
     """A `gcloud` that hands the command to a shell, as ssh does, and a `sudo` that writes down what it was to run."""
-    programs = {"gcloud": 'command="${!#}"; exec bash -c "${command#--command=}"', "sudo": "printf '%s\\n' \"$@\""}
+    stopped = tmp_path / "stopped"
+    sudo = f'[[ $2 == run ]] || {{ echo "$*" >>{stopped}; exit 1; }}; printf "%s\\n" "$@"'  # nothing ran before
+    programs = {"gcloud": 'command="${!#}"; exec bash -c "${command#--command=}"', "sudo": sudo}
     for name, text in programs.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
         (tmp_path / name).chmod(0o755)
@@ -166,6 +168,9 @@ def test_arguments_arrive_whole_on_the_workers_of_a_tpu_vm(tmp_path: Path) -> No
     assert command[:2] == ["docker", "run"]
     assert command[command.index("gato:tpu") + 1 :] == ["train", *arguments]
     assert "--volume=/a b:/a b" in command
+    # The same line again: what the one before left running is stopped, by the name that it was given.
+    assert "--name=gato" in command
+    assert stopped.read_text().splitlines() == ["docker stop --time=120 gato", "docker inspect gato"]
     assert f"--env={CACHE_VARIABLE}=/a b/cache/xla" in command
     del environment["IMAGE"]
     done = subprocess.run([script, *arguments], capture_output=True, text=True, env=environment)

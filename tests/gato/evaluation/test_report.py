@@ -19,7 +19,7 @@ from PIL import Image
 from gato.evaluation.evaluation_page import write_evaluation_page
 from gato.evaluation.jobs import Protocol
 from gato.evaluation.report import ReportError, render, write_report
-from gato.evaluation.report_charts import Score, duration, line_chart, number, score_bars, smooth
+from gato.evaluation.report_charts import Score, line_chart, number, score_bars, smooth
 from gato.evaluation.report_pictures import describe_tokens, png_uri, token_picture, write_gif
 from gato.evaluation.scores import summarise, task_entry
 from gato.tokenizers.layout import KINDS
@@ -232,13 +232,6 @@ def test_smooth_keeps_the_mean() -> None:
     reduced = smooth(points, 100)
     assert len(reduced) == 100
     assert np.mean([y for _, y in reduced]) == pytest.approx(np.mean([y for _, y in points]))
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(3.21, "3.2 s"), (59.7, "1 min 00 s"), (125, "2 min 05 s"), (4320, "1 h 12 min")]
-)
-def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 @pytest.mark.parametrize(

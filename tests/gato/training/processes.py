@@ -51,6 +51,10 @@ class Processes:
     def send(self, number: int, what: signal.Signals) -> None:
         self._popens[number].send_signal(what)
 
+    def send_to_group(self, number: int, what: signal.Signals) -> None:
+        """To a process and all that it started, as Ctrl-C in a terminal does."""
+        os.killpg(self._popens[number].pid, what)
+
     def kill(self, number: int = 0) -> None:
         """SIGKILL; the process is gone when this returns."""
         self._popens[number].kill()
@@ -108,7 +112,9 @@ def start(
             logs.append(folder / f"process{number}.log")
             with logs[-1].open("wb") as log:
                 command = [sys.executable, "-c", code, *map(str, [*place, *arguments])]
-                popens.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
+                popens.append(
+                    subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+                )
         yield Processes(popens, logs)
     finally:
         for popen in popens:

@@ -1,8 +1,9 @@
 """What a checkpoint holds, and what its reader says about missing, damaged and foreign ones."""
 
+import errno
 import json
+import os
 import shutil
-import subprocess
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from processes import start
 from gato.model.transformer import abstract_params
 from gato.tokenizers.layout import Layout
 from gato.tokenizers.vocabulary import Vocabulary
+from gato.training import manifest
 from gato.training.checkpoint import (
     Checkpoints,
     check_vocabulary,
@@ -157,18 +159,28 @@ def test_a_save_that_was_interrupted_before_its_manifest_is_written_again(run_di
     assert not (run_dir / "checkpoints" / "8").exists(), "its room may be needed"
 
 
-def test_a_checkpoint_without_a_manifest_is_read_once_somebody_vouches_for_it(run_dir):
-    shutil.rmtree(run_dir / "checkpoints" / "4")
-    old = run_dir / "checkpoints" / "8"
-    (old / "manifest.sha256").unlink()
-    meta = old / "meta" / "data.json"
-    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"format": 1}))
-    for read in (load_for_inference, lambda path: Checkpoints(path, keep=2)):
-        with pytest.raises(CheckpointError, match=r"checkpoints/8: was written by a version without") as error:
-            read(run_dir)
-    command = str(error.value).partition("write the manifest: ")[2]
-    subprocess.run(["bash", "-c", command], check=True)
-    assert load_for_inference(old)[1].step == 8
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 2),
+        (ValueError("NOT_FOUND: Failed to write [OS error 122: EDQUOT Disk quota exceeded]"), 2),
+        (OSError(errno.ESTALE, os.strerror(errno.ESTALE)), 75),
+        (ValueError("UNKNOWN: Failed to write [OS error 5: EIO Input/output error]"), 75),
+    ],
+)
+def test_a_file_server_that_failed_is_no_full_disk(tmp_path, state, meta, monkeypatch, error, status):
+    """No disk of a test fails like that, so what reads the files back does."""
+
+    def fail(folder):
+        raise error
+
+    monkeypatch.setattr(manifest, "write_manifest", fail)
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(1, state, {}, meta)
+    with pytest.raises(CheckpointError, match="cannot write the checkpoint") as found:
+        checkpoints.close()
+    assert found.value.status == status
+    assert saved_steps(tmp_path) == []
 
 
 ON_OTHER_MESHES = """

@@ -94,10 +94,3 @@ def test_a_run_says_what_it_costs(train_config: TrainConfig, tmp_path: Path, cap
 )
 def test_amounts(size: int, text: str) -> None:
     assert cost.amount(size) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(41, "41 s"), (119, "119 s"), (720, "12.0 min"), (12_600, "3.5 h"), (181_440, "2.1 days")]
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert cost.duration(seconds) == text

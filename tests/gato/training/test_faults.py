@@ -56,6 +56,19 @@ def test_a_killed_and_a_stopped_run_go_on_to_the_same_bits(train_config, tmp_pat
     assert_same_run(run, tmp_path / "whole")
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_loaders_processes_outlive_a_signal_to_all(train_config, tmp_path, number, status):
+    """Ctrl-C reaches them too, while the run still needs the batch of its last step."""
+    run = tmp_path / "run"
+    config = train_config.replace(steps=2000, checkpoint_every=2000, loader_workers=2, loader_threads=1)
+    with start_training(config, run, tmp_path / "logs") as process:
+        assert process.until(lambda: max((m["step"] for m in read_metrics(run / "metrics.jsonl")), default=0) > 5)
+        process.send_to_group(0, number)
+        assert process.wait() == [status], process.everything()
+    assert "Traceback" not in process.output()
+    assert saved_steps(run) == [without_timings(run)[-1]["step"]]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_fifty_kills(train_config, tmp_path):

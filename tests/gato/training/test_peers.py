@@ -6,7 +6,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from processes import assert_same_run, start_training
+from processes import assert_same_run, start, start_training, without_timings
 
 from gato.training.checkpoint import load_for_inference, saved_steps
 
@@ -70,6 +70,27 @@ def test_both_stop_at_the_same_step_when_one_is_told_to(pair_config, pair_run, t
     assert_same_run(run, pair_run)
 
 
+WAITS = """
+import sys, time
+from gato.launch import cli, report
+from gato.training.peers import Peers
+def run(arguments):
+    with Peers():
+        print("waiting", flush=True)
+        time.sleep(600)
+report.run = run
+sys.exit(cli.main(["report", "x"]))
+"""
+
+
+def test_sigterm_before_the_first_step_ends_with_its_own_status(tmp_path):
+    with start(WAITS, [], tmp_path, count=2) as pair:
+        assert pair.until(lambda: all("waiting" in pair.output(n) for n in (0, 1))), pair.everything()
+        for process in (0, 1):
+            pair.send(process, signal.SIGTERM)
+        assert pair.wait(BOUND) == [143, 143], pair.everything()
+
+
 FAILS_ON_1 = """
 from gato.tokenizers.errors import GatoError
 from gato.training import setup, trainer
@@ -88,6 +109,16 @@ def test_a_process_that_fails_before_the_first_step_ends_the_other_with_its_word
         assert pair.wait(BOUND) == [75, 2], pair.everything()
     assert "gato: data/rooms: no such store" in pair.output(1)
     assert "process 1 of 2 ended (GatoError: data/rooms: no such store)" in pair.output(0)
+
+
+def test_a_pair_starts_from_the_parameters_of_another_run(train_config, finished_run, tmp_path):
+    run = tmp_path / "run"
+    config = train_config.replace(initial=str(finished_run), steps=3)
+    with start_training(config, run, tmp_path / "logs", count=2) as pair:
+        assert pair.wait() == [0, 0], pair.everything()
+    assert f"arrays from {finished_run}/checkpoints/8\n" in pair.output(0)
+    first, before = (without_timings(place)[0]["loss"] for place in (run, finished_run))
+    assert first < before - 0.3
 
 
 def test_a_pair_goes_on_as_one_process_and_one_process_as_a_pair(pair_config, pair_run, tmp_path):

@@ -68,7 +68,8 @@ def test_what_is_recognised(environment: dict[str, str], tpu: bool, method: str 
         ({**SLURM, "SLURM_NTASKS": "many"}, False, "SLURM_NTASKS=many"),
         ({"OMPI_COMM_WORLD_SIZE": "4"}, False, "OMPI_MCA_orte_hnp_uri and OMPI_COMM_WORLD_RANK"),
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, True, "TPU_WORKER_ID"),
-        ({**GKE, "MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "0"}, True, "MEGASCALE_COORDINATOR_ADDRESS"),
+        ({**GKE, "MEGASCALE_NUM_SLICES": "2"}, True, "a run takes one TPU slice"),
+        ({"MEGASCALE_NUM_SLICES": "2"}, True, "a run takes one TPU slice"),
     ],
 )
 def test_a_half_set_environment_is_refused_by_name(environment: dict[str, str], tpu: bool, message: str) -> None:
@@ -118,6 +119,39 @@ def test_a_mistake_is_one_line(
     assert message in err
     assert err.count("\n") == 1
     assert not (experiment.parent / "run").exists()
+
+
+def test_a_port_that_is_taken_now_is_worth_another_start(experiment: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        address = f"localhost:{taken.getsockname()[1]}"
+        arguments = ["--coordinator", address, "--processes=2", "--process-id=0", "--out", str(tmp_path / "run")]
+        command = [sys.executable, "-m", "gato.launch.cli", "train", f"--config={experiment}", *arguments]
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 75, done.stderr
+    assert f"gato: --coordinator={address}: the port cannot be used" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("error", "status"), [(RuntimeError("no answer"), 75), (ValueError("no name"), 2)])
+def test_only_what_no_restart_can_mend_ends_with_2(
+    error: Exception, status: int, experiment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(processes.jax.distributed, "initialize", fail)
+    arguments = [
+        "--coordinator=elsewhere:1",
+        "--processes=2",
+        "--process-id=1",
+        "--out",
+        str(experiment.parent / "run"),
+    ]
+    assert cli.main(["train", f"--config={experiment}", *arguments]) == status
+    assert f"the processes cannot be connected ({error})" in capsys.readouterr().err
 
 
 def test_one_process_alone_connects_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ def test_plain_lines_leave_the_compilation_out_of_the_time_left(
         for step, clock[0] in ((5, 100.0), (6, 104.0), (8, 112.0), (14, 113.0)):
             line.update(step, loss=2.0, tokens_per_second=1234.0, data_wait=0.05)
     rest = "loss 2.0000  1,234 tokens/s  data wait 5%"
-    assert capsys.readouterr().err.splitlines() == [f"step 8/14  {rest}  ETA 0:24", f"step 14/14  {rest}  ETA 0:00"]
+    assert capsys.readouterr().err.splitlines() == [f"step 8/14  {rest}  ETA 24 s", f"step 14/14  {rest}  ETA 0 s"]
 
 
 def test_a_run_of_one_step_has_its_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from gato.training.run_directory import CONFIG_FILE, prepare, read_config
 
 @pytest.fixture
 def change(train_config: TrainConfig, tmp_path: Path) -> Callable[[Callable[[dict[str, Any]], None]], Path]:
-    """Edits the config.json that `train_config` leaves; returns its folder."""
+    """Edits the config.json that `train_config` leaves beside a checkpoint; returns its folder."""
 
     def edit(change: Callable[[dict[str, Any]], None]) -> Path:
         prepare(tmp_path, train_config)
@@ -25,6 +25,9 @@ def change(train_config: TrainConfig, tmp_path: Path) -> Callable[[Callable[[dic
         data = json.loads(path.read_text())
         change(data)
         path.write_text(json.dumps(data))
+        checkpoint = tmp_path / "checkpoints" / "4"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "manifest.sha256").touch()
         return tmp_path
 
     return edit

@@ -24,6 +24,7 @@ from gato.training import setup, trainer
 from gato.training.checkpoint import CheckpointError, load_for_inference, saved_steps
 from gato.training.config import TrainConfig
 from gato.training.metrics import read_metrics
+from gato.training.out_of_memory import OutOfMemoryError
 from gato.training.run_directory import read_config
 from gato.training.trainer import DivergedError, train
 
@@ -101,6 +102,17 @@ def test_signal_saves_at_the_step_boundary(finished_run, train_config, tmp_path,
     assert_same_run(tmp_path, finished_run)
 
 
+def test_too_little_memory_names_the_levers_and_they_may_be_used(train_config, tmp_path, monkeypatch):
+    """The device is asked for more than its addresses; before the first checkpoint any configuration may follow."""
+    with monkeypatch.context() as patch:
+        on_batch(patch, 1, lambda batch: jax.numpy.zeros(1 << 47, "uint8").block_until_ready())
+        with pytest.raises(OutOfMemoryError, match=r"not enough memory .* accumulate \(now 1\).* model.remat.* fsdp"):
+            train(train_config, tmp_path)
+    followed = train_config.replace(accumulate=2, steps=3)
+    assert train(followed, tmp_path).step == 3
+    assert read_config(tmp_path) == followed
+
+
 def test_diverged_loss_names_its_source_and_is_never_saved(train_config, tmp_path, monkeypatch):
     def poison(batch):
         rooms = (batch["target_source"] == 1) & (batch["target_weight"] > 0)
@@ -129,8 +141,9 @@ def test_a_full_disk_costs_only_the_checkpoint_that_did_not_fit(
     try:
         with monkeypatch.context() as patch:
             on_batch(patch, 6, fill)
-            with pytest.raises(CheckpointError, match=r"cannot write the checkpoint \(.*resumes from step 4$"):
+            with pytest.raises(CheckpointError, match=r"cannot write .* free space .*resumes from step 4$") as error:
                 train(train_config, tmp_path)
+        assert error.value.status == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "Traceback" not in capfd.readouterr().err
@@ -148,6 +161,16 @@ def test_other_configuration_is_refused_with_the_difference(finished_run, train_
   batch_size  4      8
   seed        0      3"""
     assert printed(error.value).endswith(table)
+
+
+def test_a_run_goes_on_with_other_remat_and_tiles(finished_run, train_config, tmp_path):
+    run_dir = shutil.copytree(finished_run, tmp_path / "run")
+    shutil.rmtree(run_dir / "checkpoints" / "8")
+    train(train_config.replace(model=train_config.model.replace(remat="full", attention_block=32)), run_dir)
+    (params, meta), (expected, _) = load_for_inference(run_dir), load_for_inference(finished_run)
+    assert (meta.step, meta.model.remat) == (8, "full")
+    # As in test_peers: other last bits, which Adam makes up to a learning rate (3e-3) where a gradient is near zero.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), params, expected)
 
 
 @pytest.mark.parametrize("pieces", [2048, 1500])
