@@ -20,7 +20,8 @@ try:
     import websockets  # noqa: F401
 except ModuleNotFoundError as error:
     raise ServeError(
-        f"gato serve needs the package {error.name}, which is not installed; in the checkout: {install_command('serve')}"
+        f"gato serve needs the package {error.name}, which is not installed; in the checkout: "
+        f"{install_command('serve')}"
     ) from None
 
 from gato.serving.policy import Policy
