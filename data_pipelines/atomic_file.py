@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def replace_file(path: Path, content: str | bytes) -> None:
-    """Writes a file durably and in one move; several processes may, and the last one's stays.
+    """Writes a file in one move, its content on the disk first; several processes may, and the last one's stays.
 
     Raises:
       OSError: it cannot be written; what was there before stays.

@@ -12,6 +12,9 @@ import sys
 from pathlib import Path
 
 VARIABLE, TUNABLE = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
+BEGUN_ANEW = (
+    "GATO_BEGUN_ANEW"  # a wrapper, or the loader of a privileged Python, may take the tunables away: never twice
+)
 POLICY = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -23,8 +26,9 @@ def use_huge_pages() -> None:
     been done. Child processes inherit the setting.
     """
     tunables = os.environ.get(VARIABLE, "")
-    if TUNABLE in tunables or not _on_request():
+    if TUNABLE in tunables or BEGUN_ANEW in os.environ or not _on_request():
         return
+    os.environ[BEGUN_ANEW] = "1"
     os.environ[VARIABLE] = ":".join(filter(None, (tunables, f"{TUNABLE}=1")))
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 

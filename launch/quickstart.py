@@ -23,10 +23,10 @@ from rich.console import Console
 
 from gato.data_pipelines.atomic_file import replace_file
 from gato.data_pipelines.collect import collect
+from gato.data_pipelines.durations import duration
 from gato.data_pipelines.starter import STARTER
 from gato.data_pipelines.store import Store
 from gato.data_pipelines.worker_process import cores
-from gato.evaluation.report_charts import duration
 from gato.launch.config import load_config, train_config
 from gato.launch.journal import Journal
 from gato.launch.scores import print_scores

@@ -48,12 +48,12 @@ def printed(error: Exception) -> str:
 
 
 def run_program(main: Callable[[], None]) -> None:
-    """Runs the ``main`` of a ``python -m`` program; a mistake is one line and status 2, as of the command line."""
+    """Runs the ``main`` of a ``python -m`` program; a mistake is one line and its status, as of the command line."""
     try:
         main()
     except GatoError as error:
         print(f"gato: {printed(error)}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.status)
 
 
 def suggest(name: str, known: Iterable[str], otherwise: Iterable[str] | None = None) -> str:

@@ -132,10 +132,10 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _writable(self) -> Iterator[None]:
-        """Turns what a refused or failed write raises into `CheckpointError` and `WriteFailed`."""
+        """Turns what a refused or failed write raises into `CheckpointError` and `WriteFailed`; bugs stay bugs."""
         try:
             yield
-        except Exception as error:
+        except (OSError, ValueError) as error:
             steps = saved_steps(self._run_dir)
             kind, way_out = (
                 (CheckpointError, "free space or fix the permissions, then start")

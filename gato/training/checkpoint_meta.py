@@ -13,7 +13,7 @@ from gato.tokenizers.layout import Layout
 from gato.tokenizers.spec import EpisodeSpec
 from gato.tokenizers.vocabulary import Vocabulary
 
-FORMAT = 2
+FORMAT = 3
 
 
 class CheckpointError(GatoError):

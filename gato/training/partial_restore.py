@@ -11,21 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from gato.training.checkpoint import check_vocabulary, find_checkpoint, load_meta, load_params, saved_shapes
 from gato.training.checkpoint_meta import CheckpointError, CheckpointMeta
 
 # Of the network's configuration, what does not say what its parameters mean.
-_MAY_DIFFER = (
-    "local_positions",
-    "stochastic_depth",
-    "dropout",
-    "remat",
-    "dtype",
-    "attention",
-    "attention_block",
-    "embedding_init",
-)
+MAY_DIFFER = ("local_positions", "stochastic_depth", "dropout", "remat", "dtype", "attention", "attention_block")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +62,10 @@ def initial_params(path: Path | str, params: Any, meta: CheckpointMeta) -> tuple
     Raises:
       CheckpointError: no checkpoint there, a damaged one, or one of another vocabulary or network.
     """
-    checkpoint = find_checkpoint(path)
+    checkpoint = _same_everywhere(find_checkpoint(path))
     saved = load_meta(checkpoint)
     check_vocabulary(saved, meta.vocabulary, meta.text_model, checkpoint)
-    names = (field.name for field in dataclasses.fields(meta.model) if field.name not in _MAY_DIFFER)
+    names = (field.name for field in dataclasses.fields(meta.model) if field.name not in MAY_DIFFER)
     values = ((name, getattr(saved.model, name), getattr(meta.model, name)) for name in names)
     differences = [f"model.{name} {before} there, {now} here" for name, before, now in values if before != now]
     if differences:
@@ -81,6 +74,13 @@ def initial_params(path: Path | str, params: Any, meta: CheckpointMeta) -> tuple
             "checkpoint's own model"
         )
     return restore_params(checkpoint, params)
+
+
+def _same_everywhere(checkpoint: Path) -> Path:
+    """The one that process 0 found: the other run may be saving just now, and file systems may differ for a moment."""
+    if jax.process_count() == 1 or not checkpoint.name.isdigit():
+        return checkpoint
+    return checkpoint.with_name(str(multihost_utils.broadcast_one_to_all(np.int64(int(checkpoint.name)))))
 
 
 def restore_params(

@@ -10,6 +10,7 @@ alone, and nothing happens here.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import re
 import socket
@@ -185,11 +186,15 @@ def _need(environment: Mapping[str, str], names: Sequence[str], found: str, way_
 
 
 def _check_port(coordinator: str) -> None:
-    """Raises `ConnectionFailed` for a port in use: the pinned jaxlib crashes there without a word."""
+    """Raises `ConnectionFailed` for a port in use, at which the pinned jaxlib crashes without a word.
+
+    And `ProcessesError` for one that never can be used.
+    """
     try:
         socket.create_server(("", int(coordinator.rpartition(":")[2]))).close()
     except (OSError, OverflowError) as error:
-        raise ConnectionFailed(
+        in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        raise (ConnectionFailed if in_use else ProcessesError)(
             f"--coordinator={coordinator}: the port cannot be used ({error}); name another"
         ) from error
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from gato.data_pipelines.atomic_file import replace_file
 from gato.fields import ConfigError
 from gato.tokenizers.errors import GatoError
 from gato.training.checkpoint import saved_steps
@@ -55,9 +56,7 @@ def prepare(run_dir: Path, config: TrainConfig) -> None:
     if jax.process_index() != 0:
         return
     run_dir.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(new, indent=2) + "\n")
-    os.replace(temporary, path)
+    replace_file(path, json.dumps(new, indent=2) + "\n")
 
 
 def read_config(run_dir: Path) -> TrainConfig:

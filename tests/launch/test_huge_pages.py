@@ -4,10 +4,11 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from gato.launch.huge_pages import POLICY, VARIABLE
+from gato.launch.huge_pages import BEGUN_ANEW, POLICY, VARIABLE
 
 PROGRAM = """
 import os, sys
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.skipif(not on_request(), reason="large pages are not gi
 
 
 def run(tunables: str | None, *arguments: str) -> list[str]:
-    environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
+    environment = {name: value for name, value in os.environ.items() if name not in (VARIABLE, BEGUN_ANEW)}
     if tunables is not None:
         environment[VARIABLE] = tunables
     command = [sys.executable, "-c", PROGRAM, *arguments]
@@ -56,3 +57,17 @@ def test_the_users_own_choice_is_kept() -> None:
     tunables, megabytes = run("glibc.malloc.hugetlb=0")
     assert tunables == "glibc.malloc.hugetlb=0"
     assert int(megabytes) < 100
+
+
+def test_a_machine_that_takes_the_tunables_away_is_asked_once() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != VARIABLE} | {BEGUN_ANEW: "1"}
+    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("nothing|")
+
+
+def test_the_command_line_asks_for_them(tmp_path: Path) -> None:
+    (tmp_path / "experiment.py").write_text("import os\nraise ValueError(os.environ.get('GLIBC_TUNABLES'))\n")
+    environment = {name: value for name, value in os.environ.items() if name not in (VARIABLE, BEGUN_ANEW)}
+    command = [sys.executable, "-m", "gato.launch.cli", "train", "--config=experiment.py", "--out=run"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert "glibc.malloc.hugetlb=1" in done.stderr

@@ -183,6 +183,17 @@ def test_a_file_server_that_failed_is_no_full_disk(tmp_path, state, meta, monkey
     assert saved_steps(tmp_path) == []
 
 
+def test_a_bug_while_saving_stays_a_bug(tmp_path, state, meta, monkeypatch):
+    def fail(folder):
+        raise TypeError("ours")
+
+    monkeypatch.setattr(manifest, "write_manifest", fail)
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(1, state, {}, meta)
+    with pytest.raises(TypeError, match="ours"):
+        checkpoints.close()
+
+
 ON_OTHER_MESHES = """
 import json, sys
 from pathlib import Path

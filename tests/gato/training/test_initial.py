@@ -8,6 +8,7 @@ import pytest
 from processes import assert_same_run
 
 from gato.fields import ConfigError
+from gato.model.config import ModelConfig
 from gato.model.presets import preset
 from gato.tokenizers.text import train as train_text_model
 from gato.tokenizers.vocabulary import Vocabulary
@@ -15,6 +16,7 @@ from gato.training import setup
 from gato.training.checkpoint import saved_steps
 from gato.training.checkpoint_meta import CheckpointError
 from gato.training.metrics import read_metrics
+from gato.training.partial_restore import MAY_DIFFER
 from gato.training.trainer import train
 
 
@@ -81,3 +83,7 @@ def test_what_does_not_fit_is_one_clear_line(finished_run, train_config, tmp_pat
     text_model.write_bytes(train_text_model([Path(shutil.__file__).read_text()], 1500))
     model = preset("tiny", vocabulary=Vocabulary(1500), stochastic_depth=0.1)
     refused("another vocabulary", model=model, text_model=str(text_model))
+
+
+def test_what_may_differ_is_named_as_the_network_names_it():
+    assert set(MAY_DIFFER) < {field.name for field in dataclasses.fields(ModelConfig)}

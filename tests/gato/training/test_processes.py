@@ -135,6 +135,14 @@ def test_a_port_that_is_taken_now_is_worth_another_start(experiment: Path, tmp_p
     assert done.stderr.count("\n") == 1
 
 
+def test_a_port_that_cannot_be_is_a_mistake(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--coordinator=localhost:99999", "--processes=2", "--process-id=0", f"--out={tmp_path / 'run'}"]
+    assert cli.main(["train", f"--config={experiment}", *arguments]) == 2
+    assert "--coordinator=localhost:99999: the port cannot be used" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("error", "status"), [(RuntimeError("no answer"), 75), (ValueError("no name"), 2)])
 def test_only_what_no_restart_can_mend_ends_with_2(
     error: Exception, status: int, experiment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
