@@ -14,7 +14,7 @@ import jax
 
 
 def by_group(
-    function: Callable[[jax.Array, jax.Array], jax.Array], rows: jax.Array, lists: jax.Array, grouped: bool = True
+    function: Callable[[jax.Array, jax.Array], jax.Array], rows: jax.Array, lists: jax.Array, grouped: bool
 ) -> jax.Array:
     """``function(rows of the group, list of the group)`` for every group.
 

@@ -152,7 +152,7 @@ def test_hidden_at_equals_gathering_all_hidden_states(config, make_batch):
 
     def loss(params, sparse):
         if sparse:
-            hidden = GatoModel(config).apply(params, batch, train=True, rngs=rngs, hidden_at=index[None])[0]
+            hidden = GatoModel(config).apply(params, batch, train=True, rngs=rngs, hidden_at=index)
         else:
             hidden = GatoModel(config).apply(params, batch, train=True, rngs=rngs).reshape(-1, config.width)[index]
         return jnp.sin(hidden).sum(), hidden
