@@ -32,7 +32,8 @@ tried: [quickstart_choices.md](quickstart_choices.md).
 SHORT = """`make quickstart` in a clean clone with an empty environment, then `gato quickstart --seed 1 --out
 runs/seed1` and so on, each with nothing else running"""
 LONG = """`make quickstart ARGS="--budget={budget} --out runs/two_hours"` in a clean clone with an empty environment:
-the same data and the same network, trained for longer"""
+the network of the default budget, trained for longer, with more demonstrations of continuous control and more of the
+tokens for them (`launch/configs/quickstart_hours.py`)"""
 Summary = dict[str, Any]
 Goal = tuple[str, Callable[[Summary], str], Callable[[Summary], bool]]  # words, what a run reached, whether enough
 NEAR = 0.9  # of the specialist

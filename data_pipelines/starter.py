@@ -5,6 +5,8 @@ Episodes and CPU seconds were measured on two cores; see `docs/` for what a mode
 
 from __future__ import annotations
 
+import dataclasses
+
 from gato.data_pipelines.collect import CollectPlan
 from gato.data_pipelines.environments import metaworld
 from gato.data_pipelines.environments.registry import DOCUMENTS
@@ -25,6 +27,18 @@ STARTER: tuple[CollectPlan, ...] = (
     CollectPlan("questions/rooms", episodes=3000, seconds=5),
     CollectPlan("text/stdlib", episodes=10_000, seconds=5),  # fewer: all that there are
 )
+
+# A network that trains for hours learns the starter's demonstrations of continuous control by heart.
+MORE = {"metaworld": 4, "dm_control": 4}
+
+
+def longer_starter() -> tuple[CollectPlan, ...]:
+    """The starter mixture for trainings of hours: the same sources, with `MORE` times the episodes."""
+    plans = []
+    for plan in STARTER:
+        times = MORE.get(plan.name.partition("/")[0], 1)
+        plans.append(dataclasses.replace(plan, episodes=times * plan.episodes, seconds=times * plan.seconds))
+    return tuple(plans)
 
 
 def starter_tasks() -> list[str]:

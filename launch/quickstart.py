@@ -24,7 +24,7 @@ from rich.console import Console
 from gato.data_pipelines.atomic_file import replace_file
 from gato.data_pipelines.collect import collect
 from gato.data_pipelines.durations import duration
-from gato.data_pipelines.starter import STARTER
+from gato.data_pipelines.starter import STARTER, longer_starter
 from gato.data_pipelines.store import Store
 from gato.data_pipelines.worker_process import cores
 from gato.launch.config import load_config, train_config
@@ -36,6 +36,7 @@ from gato.training.config import TrainConfig
 from gato.training.run_lock import only_one
 
 DEFAULT_BUDGET = 1140.0  # seconds; `--budget` of the command line. The installation takes the twentieth minute.
+HOURS = 3600.0  # seconds; from this budget on more is collected, and `configs/quickstart_hours.py` is trained
 PIECES = 2048
 EPISODES, DOCUMENTS, SPECIALISTS = 20, 200, True  # of the evaluation
 # What the stages around the training are expected to take on two cores; the training gets the rest of the budget.
@@ -66,6 +67,7 @@ class Quickstart:
     def __init__(self, out: Path, budget: float, seed: int) -> None:
         self.out, self.budget, self.seed = out, budget, seed
         self.journal = Journal(out, {"budget": budget, "seed": seed})
+        self.plans = STARTER if budget < HOURS else longer_starter()
         self.console = Console(stderr=True, highlight=False)
         self.stages: dict[str, Callable[[], None]] = {
             "collect": self.collect,
@@ -89,7 +91,7 @@ class Quickstart:
 
     def left(self) -> float:
         """Expected seconds until everything is done."""
-        expected = {"collect": sum(plan.seconds for plan in STARTER) / cores(), **EXPECTED}
+        expected = {"collect": self.collecting_seconds(), **EXPECTED}
         waiting = {name: s for name, s in expected.items() if not self.journal.is_finished(name)}
         rest = sum(max(s - self.journal.seconds.get(name, 0.0), 1.0) for name, s in waiting.items())
         training = 0.0 if self.journal.is_finished("train") else self.training_seconds()
@@ -97,9 +99,13 @@ class Quickstart:
 
     def training_seconds(self) -> float:
         """What the budget leaves for the training: measured times of finished stages, expected ones of the others."""
-        collecting = self.journal.seconds.get("collect", sum(plan.seconds for plan in STARTER) / cores())
+        collecting = self.journal.seconds.get("collect", self.collecting_seconds())
         tokenizing = self.journal.seconds.get("tokenizer", EXPECTED["tokenizer"])
         return self.budget - collecting - tokenizing - EXPECTED["evaluate"] - EXPECTED["report"]
+
+    def collecting_seconds(self) -> float:
+        """Expected, with every core."""
+        return sum(plan.seconds for plan in self.plans) / cores()
 
     def check_budget(self) -> None:
         """Raises BudgetError, which names one that is enough, if the stages around the training take all of it."""
@@ -111,7 +117,7 @@ class Quickstart:
             )
 
     def collect(self) -> None:
-        collect(STARTER, self.out / "data", seed=self.seed, processes=cores())
+        collect(self.plans, self.out / "data", seed=self.seed, processes=cores())
 
     def tokenizer(self) -> None:
         model = text_tokenizer.train(collected_texts(self.out / "data"), PIECES)
@@ -140,10 +146,11 @@ class Quickstart:
             raise Stopped(result.exit_code)
 
     def training_config(self) -> TrainConfig:
-        """The experiment `configs/quickstart.py` on this run's data, with this run's seed."""
+        """The experiment of `launch/configs/` for this budget on this run's data, with this run's seed."""
         import jax
 
-        config = train_config(load_config(f"quickstart:{self.out.absolute()}", [f"seed={self.seed}"]))
+        experiment = "quickstart" if self.budget < HOURS else "quickstart_hours"
+        config = train_config(load_config(f"{experiment}:{self.out.absolute()}", [f"seed={self.seed}"]))
         devices = jax.device_count()
         return config.replace(batch_size=-(-config.batch_size // devices) * devices)
 

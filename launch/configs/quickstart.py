@@ -11,6 +11,7 @@ Result    docs/results/quickstart.md
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -43,7 +44,7 @@ def get_config(run: str = "runs/quickstart") -> ConfigDict:
     """`run`: directory of the quickstart, which holds ``data/`` and ``tokenizer.model``."""
     config = default_config()
     config.model.preset = "quickstart"
-    config.sources = sources(run)
+    config.sources = sources(run, WEIGHTS)
     config.text_model = f"{run}/tokenizer.model"
     config.batch_size = 32
     config.length = 128
@@ -58,11 +59,11 @@ def get_config(run: str = "runs/quickstart") -> ConfigDict:
     return config
 
 
-def sources(run: str) -> list[dict[str, Any]]:
+def sources(run: str, weights: Mapping[str, float]) -> list[dict[str, Any]]:
     """The stores of the starter mixture with their weights; windows hold one timestep, which learns fastest."""
-    groups = {plan.name: plan.name if plan.name in WEIGHTS else _suite(plan.name) for plan in STARTER}
+    groups = {plan.name: plan.name if plan.name in weights else _suite(plan.name) for plan in STARTER}
     sizes = Counter(groups.values())
-    return [_source(run, name, WEIGHTS[group] / sizes[group]) for name, group in groups.items()]
+    return [_source(run, name, weights[group] / sizes[group]) for name, group in groups.items()]
 
 
 def _source(run: str, name: str, weight: float) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from gato.data_pipelines.store_writer import StoreWriter
 from gato.launch import cli, quickstart
 from gato.launch.config import apply_override, train_config
 from gato.launch.configs import quickstart as experiment
+from gato.launch.configs import quickstart_hours
 from gato.launch.quickstart import Quickstart, Stopped, collected_texts
 from gato.launch.scores import score_table
 from gato.tokenizers.spec import EpisodeSpec, LeafSpec
@@ -135,6 +137,23 @@ def test_the_budget_becomes_steps_once(
     assert [source.path for source in config.sources] == [str(tmp_path / "data" / plan.name) for plan in STARTER]
 
 
+@pytest.mark.parametrize(("budget", "times", "pickup"), [(1200.0, 1, 0.37), (7200.0, 4, 0.2)])
+def test_hours_collect_more_and_share_the_tokens_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: float, times: int, pickup: float
+) -> None:
+    collected: list[CollectPlan] = []
+    monkeypatch.setattr(quickstart, "collect", lambda plans, *arguments, **options: collected.extend(plans))
+    (tmp_path / "tokenizer.model").write_bytes(TextTokenizer.default().model_bytes)
+    run = Quickstart(tmp_path, budget, seed=0)
+    run.collect()
+    assert [plan.name for plan in collected] == [plan.name for plan in STARTER]
+    grown = {plan.name for plan, before in zip(collected, STARTER, strict=True) if plan.episodes != before.episodes}
+    assert grown == (set() if times == 1 else {p.name for p in STARTER if p.name.startswith(("metaworld", "dm_"))})
+    assert all(plan.episodes in (before.episodes, times * before.episodes) for plan, before in zip(collected, STARTER))
+    (share,) = (source.weight for source in run.training_config().sources if source.path.endswith("/PickupLoc"))
+    assert share == pytest.approx(pickup)
+
+
 def test_remaining_time_shrinks_to_nothing(tmp_path: Path) -> None:
     run = stub(Quickstart(tmp_path, 1200, 0), [])
     before = run.left()
@@ -161,8 +180,9 @@ def test_collected_texts_are_each_wording_once_in_order(tmp_path: Path, monkeypa
     assert list(collected_texts(tmp_path)) == ["go", "stop", "go"]
 
 
-def test_experiment_covers_the_starter_mixture() -> None:
-    config = experiment.get_config("run")
+@pytest.mark.parametrize("module", [experiment, quickstart_hours])
+def test_experiment_covers_the_starter_mixture(module: ModuleType) -> None:
+    config = module.get_config("run")
     assert sorted(source["path"] for source in config.sources) == sorted(f"run/data/{plan.name}" for plan in STARTER)
     assert sum(source["weight"] for source in config.sources) == pytest.approx(1.0)
     for source in config.sources:
