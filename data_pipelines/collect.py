@@ -53,7 +53,7 @@ class CollectPlan:
       episodes: how many; documents may end earlier.
       max_steps: cut episodes after so many steps; None for the task's own limit. Where the expert holds a goal for most
         of a long episode, more and shorter episodes show more of the way there.
-      seconds: expected CPU seconds; only the progress bar's time estimate uses it.
+      seconds: expected CPU seconds; for the progress bar, and for what a quickstart's budget leaves to the training.
     """
 
     name: str

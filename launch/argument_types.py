@@ -26,6 +26,14 @@ def natural(text: str) -> int:
     return int(text)
 
 
+def collection_seed(text: str) -> int:
+    from gato.data_pipelines.environments.base import COLLECTION_SEED  # here: `gato --help` does not wait for NumPy
+
+    if natural(text) >= COLLECTION_SEED:
+        raise argparse.ArgumentTypeError(f"{text} is above {COLLECTION_SEED - 1}; larger seeds belong to evaluations")
+    return int(text)
+
+
 def positive(text: str) -> int:
     if not text.isdigit() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number >= 1")

@@ -79,7 +79,7 @@ def _add_quickstart(commands: Commands) -> None:
         "--budget", type=types.seconds, default="19m", metavar="TIME", help="in all: 19m (default), 2h, 900s"
     )
     quickstart.add_argument(
-        "--seed", type=types.natural, default=0, help="of data, parameters and evaluation (default 0)"
+        "--seed", type=types.collection_seed, default=0, help="of data, parameters and evaluation (default 0)"
     )
     quickstart.add_argument(
         "--out", type=Path, default=Path("runs/quickstart"), metavar="RUN", help="the run directory"
@@ -107,7 +107,7 @@ def _add_collect(commands: Commands) -> None:
     collect.add_argument("tasks", nargs="*", metavar="TASK", help="suite/task; none: the starter mixture")
     collect.add_argument("--episodes", type=types.positive, default=100, metavar="N", help="of each TASK (default 100)")
     collect.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the stores go")
-    collect.add_argument("--seed", type=types.natural, default=0, help="(default 0)")
+    collect.add_argument("--seed", type=types.collection_seed, default=0, help="(default 0)")
     collect.add_argument("--processes", type=types.positive, default=cores(), metavar="N", help="(default: the cores)")
 
 

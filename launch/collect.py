@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from gato.data_pipelines.collect import CollectPlan, collect
+from gato.data_pipelines.starter import STARTER
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -12,8 +13,6 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.tasks:
         plans = tuple(CollectPlan(task, arguments.episodes) for task in arguments.tasks)
     else:
-        from gato.data_pipelines.starter import STARTER  # here: it needs the suites' packages
-
         plans = STARTER
     for folder in collect(plans, arguments.out, seed=arguments.seed, processes=arguments.processes).values():
         print(folder)

@@ -85,7 +85,7 @@ def _header(
             tokens = metrics[-1]["step"] * config["batch_size"] * config["length"]
             tiles.append((f"{tokens / 1e6:,.1f} M", "tokens in the rows trained on"))
     if timings.get("stages"):
-        tiles.append((duration(sum(timings["stages"].values())), "from nothing to this page"))
+        tiles.append((duration(sum(timings["stages"].values())), "collected, trained and evaluated"))
     return header(
         run.resolve().name,
         "One network, trained on text, images and control episodes as one kind of token sequence, then prompted with a "

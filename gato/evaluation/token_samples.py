@@ -43,10 +43,10 @@ def write_token_samples(run: Path) -> Path:
             episode.observations,
             episode.actions,
             store.spec,
-            {name: np.asarray(values) for name, values in recipe.derive(episode).items()} or None,
+            recipe.derived(episode),
         )
         # As the training weighs them, see `token_cache.TokenCache`.
-        weight = source.loss_weight * recipe.episode_weight(episode)
+        weight = source.loss_weight * (recipe.episode_weight(episode) if recipe.episode_weight else 1.0)
         factors = np.where(source.learned(), weight, 0.0)[sequence.kinds]
         sequence = dataclasses.replace(sequence, loss_weight=sequence.loss_weight * factors.astype(np.float32))
         described.append(describe_tokens(store.name, sequence.slice(0, steps), meta.vocabulary, text))

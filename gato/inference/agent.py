@@ -235,7 +235,7 @@ class Agent:
             conditioning = self.recipe.conditioning(meta.statistics)
         tokens = None
         if prompt is not None:
-            derived = self.recipe.derive(prompt)
+            derived = self.recipe.derived(prompt)
             tokens = tokenize_prompt(prompt, derived, self.tokenizer, session.source.spec, session.prompts)
         session.memory.begin(row, tokens)
         session.conditions.begin(row, target, conditioning)

@@ -64,14 +64,6 @@ class Decoding:
                 raise RecipeError(f"decoding.{field.name} must be >= 0, got {getattr(self, field.name)}")
 
 
-def _nothing_derived(episode: Episode) -> dict[str, np.ndarray]:
-    return {}
-
-
-def _weight_one(episode: Episode) -> float:
-    return 1.0
-
-
 def _no_statistics(returns: np.ndarray) -> dict[str, float]:
     return {}
 
@@ -87,8 +79,9 @@ class Recipe:
     Attributes:
       name: as `get_recipe` and the checkpoint know it.
       layout: tokens of a timestep, their order and their loss weights.
-      derive: episode of T timesteps -> {leaf of `layout.derived`: float [T]}.
+      derive: episode of T timesteps -> {leaf of `layout.derived`: float [T]}. None: there is nothing to derive.
       episode_weight: episode -> factor on the loss weights of all its tokens; 0 leaves the episode out of the loss.
+        None: 1. With one of the two, the loader reads the whole of an episode for any window of it, else the window.
       statistics: returns [N] of a source's training episodes -> JSON values that travel in the checkpoint's meta.
       conditioning: those JSON values -> a fresh `Conditioning` for one acting episode.
       decoding: sampling temperatures.
@@ -96,11 +89,15 @@ class Recipe:
 
     name: str
     layout: Layout
-    derive: Callable[[Episode], dict[str, np.ndarray]] = _nothing_derived
-    episode_weight: Callable[[Episode], float] = _weight_one
+    derive: Callable[[Episode], dict[str, np.ndarray]] | None = None
+    episode_weight: Callable[[Episode], float] | None = None
     statistics: Callable[[np.ndarray], dict[str, float]] = _no_statistics
     conditioning: Callable[[Mapping[str, Any]], Conditioning] = _unconditioned
     decoding: Decoding = Decoding()
+
+    def derived(self, episode: Episode) -> dict[str, np.ndarray]:
+        """What `derive` makes of the episode."""
+        return {} if self.derive is None else self.derive(episode)
 
 
 def list_recipes() -> list[str]:

@@ -60,6 +60,8 @@ def test_help_does_not_import_the_heavy_packages() -> None:
         (["data", "import", "a", "b", "--bad", "ski"], "--bad 'ski' is not possible; did you mean 'skip'?"),
         (["quickstart", "--budget", "soon"], "'soon' is no time"),
         (["quickstart", "--seed", "-1"], "--seed"),
+        (["quickstart", "--seed", "10000"], "--seed: 10000 is above 9999"),
+        (["collect", "--seed", "10000", "--out", "x"], "--seed: 10000 is above 9999"),
         (["train", "--out", "x"], "--config"),
         (["quickstart", "--config.seed=1"], "only gato train and gato plan take overrides"),
         (["report", "nowhere"], "no run here"),

@@ -117,7 +117,7 @@ def full_logits_of(agent, spec, prompt, remembered, observation, actions, derive
     """Logits of every action token from one plain forward pass over prompt + remembered timesteps + this one."""
     sequence = tokens_of_timesteps(agent, spec, [*remembered, (observation, actions)], derived)
     if prompt is not None:
-        prompt_derived = {name: values[-2:] for name, values in agent.recipe.derive(prompt).items()}
+        prompt_derived = {name: values[-2:] for name, values in agent.recipe.derived(prompt).items()}
         tail = agent.tokenizer.tokenize(
             {path: values[-2:] for path, values in prompt.observations.items()},
             {path: values[-2:] for path, values in prompt.actions.items()},

@@ -21,7 +21,7 @@ EPISODE = Episode(
 
 def tokenize(recipe, episode):
     tokenizer = SequenceTokenizer(VOCABULARY, None, recipe.layout)
-    return tokenizer.tokenize(episode.observations, episode.actions, SPEC, recipe.derive(episode))
+    return tokenizer.tokenize(episode.observations, episode.actions, SPEC, recipe.derived(episode))
 
 
 def bin_of(returns):

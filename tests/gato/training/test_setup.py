@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import pickle
@@ -14,6 +15,10 @@ import numpy as np
 import pytest
 from processes import start_training, without_timings
 
+from gato.data_pipelines.episode import Episode
+from gato.data_pipelines.loader import Loader
+from gato.data_pipelines.store import Store
+from gato.training import setup as training_setup
 from gato.training.checkpoint import load_for_inference, saved_steps
 from gato.training.config import MeshConfig, TrainConfig
 from gato.training.setup import build
@@ -39,6 +44,32 @@ for config in pickle.load(open(sys.argv[1], "rb")):
     results.append((losses, jax.tree.map(np.asarray, state.params), split))
 pickle.dump(results, open(sys.argv[2], "wb"))
 """
+
+
+@pytest.mark.parametrize(("recipe", "whole"), [("gato", False), ("return_conditioned", True)])
+def test_episodes_are_read_whole_only_for_a_recipe_that_derives_something(
+    train_config: TrainConfig, monkeypatch: pytest.MonkeyPatch, recipe: str, whole: bool
+) -> None:
+    """A window of a long game must not cost its thousand frames."""
+    asked: list[bool] = []
+    read = Store.episode
+
+    def episode(self: Store, index: int, start: int = 0, stop: int | None = None) -> Episode:
+        length = int(self.lengths[index])
+        asked.append((0, length) == (start, length if stop is None else stop))
+        return read(self, index, start, stop)
+
+    monkeypatch.setattr(training_setup, "Loader", functools.partial(Loader, cache_bytes=0))
+    sources = tuple(
+        dataclasses.replace(source, window_timesteps=1)
+        for source in train_config.sources
+        if Store(source.path).spec.kind == "control"
+    )
+    setup = build(train_config.replace(recipe=recipe, sources=sources, loader_threads=1, validation_every=0))
+    monkeypatch.setattr(Store, "episode", episode)
+    setup.loader.batch(0)
+    assert asked
+    assert any(asked) == whole
 
 
 def test_eight_devices_train_as_one(train_config: TrainConfig, tmp_path: Path) -> None:
