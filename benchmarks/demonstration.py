@@ -1,6 +1,6 @@
 """The demonstration page: a prompted agent acting in every suite, with films, out of a finished quickstart.
 
-    python benchmarks/demonstration.py runs/quickstart docs/demonstration.md
+    python benchmarks/demonstration.py runs/two_hours docs/demonstration.md
 
 The films go into a folder beside the page, named like it (docs/demonstration/). Of each suite it takes the tasks with
 the best and the worst score; the film is that of the task's first episode, whether it went well or not.
@@ -14,6 +14,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from gato.data_pipelines.durations import duration
+from gato.launch.quickstart import DEFAULT_BUDGET
+
 TITLES = {
     "atari": "Atari, from pixels",
     "metaworld": "Meta-World, a robot arm from its state",
@@ -23,8 +26,8 @@ TITLES = {
 }
 INTRODUCTION = """# One network acts in five suites
 
-All films below show the same network of {parameters} parameters with the same weights, {minutes:.0f} minutes after
-`make quickstart` began to collect demonstrations on {cores} CPU cores. Before each episode it is shown
+All films below show the same network of {parameters} parameters with the same weights, {time} after
+the quickstart began to collect demonstrations on {cores} CPU cores. Before each episode it is shown
 {prompt}; nothing else says which task it is in. It then sees its observations only and writes its
 actions, token by token, each from the ids that are legal for this embodiment.
 
@@ -35,14 +38,14 @@ demonstration used. Of each suite stand the task that the network does best and 
 See it yourself:
 
 ```
-make quickstart
-.venv/bin/gato evaluate runs/quickstart --prompt=end --episodes 20 --out runs/quickstart/again
+{command}
+.venv/bin/gato evaluate {run} --prompt=end --episodes 20 --out {run}/again
 ```
 
-The first command does all of it and ends with `runs/quickstart/report.html`. The second lets the same network play
-again; `--tasks`, `--prompt=none` and `--seed` choose other tasks, prompts and episodes
-([evaluation.md](evaluation.md)). The scores of three trainings stand in
-[results/quickstart.md](results/quickstart.md).
+The first command does all of it and ends with `{run}/report.html`. The second lets the same network play
+again; `--tasks`, `--prompt=none` and `--seed` choose other tasks, prompts and episodes, each for another `--out`
+([evaluation.md](evaluation.md)). How the scores come about, and those of shorter and other trainings, stand in
+[results/quickstart_two_hours.md](results/quickstart_two_hours.md) and [results/quickstart.md](results/quickstart.md).
 """
 PROMPTS = {"end": "the end of one demonstration", "beginning": "the beginning of one demonstration", "none": "nothing"}
 
@@ -78,6 +81,13 @@ def section(name: str, own: list[str], tasks: dict[str, Any], gifs: Path, films:
     return [f"## {TITLES.get(name, name)}", "", "<table><tr>", *cells, "</tr></table>", ""]
 
 
+def command(run: Path, budget: float) -> str:
+    """The one that made the run."""
+    if budget == DEFAULT_BUDGET:
+        return "make quickstart"
+    return f'make quickstart ARGS="--budget={budget / 3600:g}h --out {run}"'
+
+
 def page(run: Path, target: Path) -> str:
     """The page's Markdown; its films are copied beside it."""
     folder = run / "evaluation"
@@ -91,7 +101,9 @@ def page(run: Path, target: Path) -> str:
     lines = [
         INTRODUCTION.format(
             parameters=parameters,
-            minutes=sum(journal["stages"].values()) / 60,
+            time=duration(sum(journal["stages"].values())),
+            command=command(run, journal["settings"]["budget"]),
+            run=run,
             cores=journal["machine"]["cores"],
             prompt=PROMPTS[protocol["prompt"]],
             episodes=protocol["episodes"],
@@ -101,7 +113,7 @@ def page(run: Path, target: Path) -> str:
         lines += section(name, own, summary["tasks"], folder / "gifs", films)
     lines += [
         f"Seed {summary['seed']}, step {summary['checkpoint_step']:,}; in brackets intervals of 95 %, over episodes.",
-        f"Made by `python benchmarks/demonstration.py runs/quickstart docs/{target.name}`.",
+        f"Made by `python benchmarks/demonstration.py {run} docs/{target.name}`.",
     ]
     return "\n".join(lines) + "\n"
 
