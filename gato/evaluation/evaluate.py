@@ -19,6 +19,7 @@ import jax
 from gato.data_pipelines.environments.base import UnknownTaskError
 from gato.data_pipelines.environments.registry import get_task, suite_names, suite_tasks
 from gato.data_pipelines.progress import progress as show_progress
+from gato.data_pipelines.sources.captions import CAPTION_SPEC, QUESTION_SPEC
 from gato.data_pipelines.worker_process import cores
 from gato.evaluation.demonstrations import EvaluationError, open_demonstrations, run_directory
 from gato.evaluation.evaluation_page import write_evaluation_page
@@ -36,6 +37,8 @@ from gato.training.run_lock import only_one
 from gato.training.setup import enable_compilation_cache
 
 DEFAULT_PROTOCOL = Protocol()
+# Documents with pictures of which there are ever new ones.
+ROOMS = {"captions/rooms": CAPTION_SPEC, "questions/rooms": QUESTION_SPEC}
 
 
 def evaluate(
@@ -146,7 +149,7 @@ def choose(meta: CheckpointMeta, tasks: Sequence[str] | None, suites: Sequence[s
 
     Raises:
       EvaluationError: a name that neither the checkpoint nor a suite knows, or nothing that can be evaluated.
-      UnknownTaskError, MissingSuiteError, SuiteError: a task that nobody can play.
+      UnknownTaskError, MissingSuiteError, SuiteError: a task that nobody can play, or pictures that nobody can score.
     """
     known = meta.sources
     names = [name for suite in suites or () for name in _tasks_of(suite, known)]
@@ -159,7 +162,7 @@ def choose(meta: CheckpointMeta, tasks: Sequence[str] | None, suites: Sequence[s
         except UnknownTaskError as error:
             if not everything:
                 raise
-            print(f"{name}: left out, nothing can play it: {error}", file=sys.stderr)
+            print(f"{name}: left out: {error}", file=sys.stderr)
             continue
         if choice is not None:
             chosen.setdefault(choice.task or choice.source, choice)
@@ -197,8 +200,16 @@ def _choose(known: Mapping[str, SourceMeta], name: str) -> Chosen | None:
         return _new(known, name)
     meta = known[source]
     if meta.spec.kind == "document":
-        pictured = any(leaf.modality == "image" for leaf in meta.spec.observations.values())
-        return Chosen(source, "", meta) if pictured else None
+        if not any(leaf.modality == "image" for leaf in meta.spec.observations.values()):
+            return None
+        # Others have no more pictures than were imported, and no score: ours counts the objects of rendered rooms.
+        if ROOMS.get(source) != meta.spec:
+            raise UnknownTaskError(
+                f"source {source!r} of the checkpoint has imported pictures, and only rendered ones "
+                f"({', '.join(ROOMS)}) are scored; gato generate RUN --image=FILE --source={source} shows what it "
+                "writes"
+            )
+        return Chosen(source, "", meta)
     if not meta.task:
         raise UnknownTaskError(
             f"source {source!r} of the checkpoint names no task; name one that plays it with --tasks SUITE/TASK, of "

@@ -9,11 +9,17 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from gato.data_pipelines.environments.base import UnknownTaskError
 from gato.data_pipelines.environments.registry import get_task
+from gato.data_pipelines.import_source import import_source
 from gato.data_pipelines.mixture import SourceConfig
+from gato.data_pipelines.readers.registry import SourceReference
 from gato.data_pipelines.rollout import demonstration
+from gato.data_pipelines.store import Store
 from gato.data_pipelines.store_writer import StoreWriter
 from gato.evaluation import specialist
 from gato.evaluation.demonstrations import Demonstrations, EvaluationError, open_demonstrations
@@ -22,6 +28,7 @@ from gato.evaluation.jobs import Protocol
 from gato.inference.session import AgentError
 from gato.training import manifest, run_lock
 from gato.training.checkpoint import load_meta
+from gato.training.checkpoint_meta import SourceMeta
 
 TASKS = ("toy/match", "toy/hopeless")
 HERE = {"processes": 1, "simulators": 0, "progress": False}
@@ -183,9 +190,25 @@ def test_a_source_without_a_task_is_left_out_with_the_way_to_play_it(toy_run, ca
     meta = dataclasses.replace(meta, sources={**meta.sources, "toy/match": nameless})
     assert "toy/match" not in [choice.source for choice in choose(meta, None, None)]
     err = capsys.readouterr().err
-    assert "toy/match: left out, nothing can play it: source 'toy/match' of the checkpoint names no task; " in err
+    assert "toy/match: left out: source 'toy/match' of the checkpoint names no task; " in err
     assert "--tasks SUITE/TASK" in err
     assert "the end of docs/data.md" in err
+
+
+def test_imported_pictures_are_left_out_with_the_way_to_look_at_them(toy_run, tmp_path, capsys):
+    """There is a score for rendered rooms alone, also where imported pictures took their name."""
+    (tmp_path / "shop").mkdir()
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "shop" / "a.png")
+    (tmp_path / "shop" / "captions.jsonl").write_text('{"image": "a.png", "text": "a chair"}\n')
+    import_source(SourceReference(str(tmp_path / "shop")), tmp_path / "store", progress=False)
+    pictures, meta = SourceMeta(Store(tmp_path / "store").spec), load_meta(toy_run)
+    meta = dataclasses.replace(meta, sources=meta.sources | {"lab/shop": pictures, "captions/rooms": pictures})
+    assert {choice.source for choice in choose(meta, None, None)} == {"questions/rooms", *TASKS}
+    err = capsys.readouterr().err
+    for name in ("lab/shop", "captions/rooms"):
+        assert f"{name}: left out: source '{name}' of the checkpoint has imported pictures, and only rendered" in err
+        with pytest.raises(UnknownTaskError, match=f"--image=FILE --source={name} shows what it writes"):
+            choose(meta, [name], None)
 
 
 def test_a_suite_that_is_new_to_the_checkpoint_is_played_as_a_whole(toy_run, unruly_suite, capsys):
