@@ -8,6 +8,7 @@ stopped, job by job, with the same result.
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -84,6 +85,7 @@ def evaluate(
       LockError: another evaluation in the same folder does not end.
       CheckpointError, AgentError, StoreError, MissingSuiteError, UnknownTaskError: see there.
     """
+    _refuse_a_worker()
     if protocol.episodes < 1:
         raise EvaluationError(f"episodes must be at least 1, got {protocol.episodes}")
     if protocol.prompt == "none" and protocol.prompt_tokens is not None:
@@ -137,6 +139,18 @@ def evaluate(
         journal.forget_others()
         write_evaluation_page(folder, summary)
         return summary
+
+
+def _refuse_a_worker() -> None:
+    """Raises EvaluationError in a worker that runs its parent's script once more: it would wait for its parent's lock.
+
+    `multiprocessing` recognises such a process in the same way, but only when it starts another.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise EvaluationError(
+            "a process of the evaluation runs the script that started it; in the script put the call of evaluate() "
+            'under `if __name__ == "__main__":`'
+        )
 
 
 def results_folder(checkpoint: Path | str, out: Path | str | None = None) -> Path:

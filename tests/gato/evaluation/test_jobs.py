@@ -14,6 +14,7 @@ import pytest
 
 from gato.data_pipelines.environments.base import EVALUATION_SEED
 from gato.data_pipelines.environments.registry import get_task
+from gato.data_pipelines.sources.captions import CAPTION_SPEC, QUESTION_SPEC
 from gato.evaluation import jobs
 from gato.evaluation.demonstrations import EvaluationError
 from gato.evaluation.evaluate import choose, evaluate
@@ -22,6 +23,7 @@ from gato.evaluation.rollouts import PROMPTS, SEEDS_PER_RUN
 from gato.inference.agent import Agent
 from gato.tokenizers.text import TextTokenizer
 from gato.training.checkpoint import load_meta
+from gato.training.checkpoint_meta import SourceMeta
 
 HERE = {"processes": 1, "simulators": 0, "progress": False}
 
@@ -177,6 +179,22 @@ def test_a_killed_evaluation_goes_on_from_the_command_line(unruly_suite, untrain
     assert done.returncode == 0
     summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "broken")]
     assert same(summaries[0]) == same(summaries[1])
+
+
+SCRIPT = """
+from gato.evaluation.evaluate import evaluate
+evaluate({run!r}, processes=2, progress=False)
+"""
+
+
+def test_a_script_whose_workers_would_evaluate_again_is_told_so_at_once(save_untrained, tmp_path):
+    documents = {"captions/rooms": SourceMeta(CAPTION_SPEC), "questions/rooms": SourceMeta(QUESTION_SPEC)}
+    run = save_untrained(tmp_path / "run", documents)
+    (tmp_path / "mine.py").write_text(SCRIPT.format(run=str(run)))
+    done = subprocess.run([sys.executable, tmp_path / "mine.py"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert 'put the call of evaluate() under `if __name__ == "__main__":`' in done.stderr
+    assert "another evaluation is under way" not in done.stderr
 
 
 def test_the_entropy_is_that_of_the_logits(toy_run):
