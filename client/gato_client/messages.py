@@ -34,7 +34,8 @@ class MessageError(Exception):
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
-    """One message. Values: None, bool, int, float, str, bytes, lists, maps, numpy arrays and scalars.
+    """One message. Values: None, bool, int, float, str, bytes, lists, maps, numpy arrays and scalars; an array of texts
+    becomes a list of them.
 
     Raises MessageError: a value of another type; it is named.
     """
@@ -94,10 +95,12 @@ def holds_at_most(most: int, data: bytes) -> bool:
     return True
 
 
-def _pack(value: Any) -> msgpack.ExtType:
+def _pack(value: Any) -> Any:
     if not isinstance(value, (np.ndarray, np.generic)):
         raise TypeError(f"{type(value).__name__} is no number, text, array, list or map")
     array = np.asarray(value)
+    if array.dtype.kind == "U":  # what np.load makes of texts
+        return array.tolist()
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
     if little.dtype.str not in DTYPES:
         raise TypeError(f"an array of dtype {array.dtype}; possible are {', '.join(DTYPES)}")

@@ -148,8 +148,10 @@ def read_leaves(value: Any, where: str) -> dict[str, Any]:
             leaves[path] = node
             continue
         for key, inside in node.items():
-            if not isinstance(key, str) or not key:
+            if not isinstance(key, str):
                 raise RequestError(f"{where}: a leaf's name must be a text, got {type(key).__name__}")
+            if not key:
+                raise RequestError(f"{where}: a leaf's name is empty")
             name = f"{path}.{key}" if path else key
             if len(name) > _LONGEST_NAME:  # each of many leaves inside would have a copy of it
                 raise RequestError(

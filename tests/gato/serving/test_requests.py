@@ -27,6 +27,12 @@ def test_texts_of_a_prompt_are_bounded_together(steps, message):
         read_prompt(prompt(missions), READER, needs_rewards=False)
 
 
+@pytest.mark.parametrize(("key", "message"), [("", "name is empty"), (3, "must be a text, got int")])
+def test_a_leaf_has_a_name(key, message):
+    with pytest.raises(RequestError, match=message):
+        read_leaves({"arm": {key: 0}}, "act: observation")
+
+
 def test_names_of_leaves_are_bounded():
     inside = {str(i): 0 for i in range(9)}
     assert len(read_leaves({"a" * 99: {"b" * 98: inside}}, "act: observation")) == 9
