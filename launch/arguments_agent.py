@@ -113,7 +113,7 @@ def _add_generate(commands: Commands) -> None:
         "generate",
         "complete a text, caption an image, answer a question about it, or chat; shown while it is written",
         '  gato generate runs/mine "Once upon a time" --limit=200\n'
-        "  gato generate runs/quickstart --image=room.png\n"
+        "  gato generate runs/quickstart a --image=room.png\n"
         '  gato generate runs/quickstart --image=room.png --question="how many balls?"\n'
         '  gato generate runs/mine --chat "User talks with Gato, who knows much about birds."',
     )
