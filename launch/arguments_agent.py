@@ -46,11 +46,11 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", metavar="RUN", help="the same, in other words")
 
 
-def _add_sampling(parser: argparse.ArgumentParser) -> None:
+def _add_sampling(parser: argparse.ArgumentParser, seed: str = "decides what is drawn") -> None:
     parser.add_argument("--temperature", type=types.not_negative, metavar="T", help="0: greedy (default: the recipe's)")
     parser.add_argument("--top-k", type=types.positive, metavar="K", help="draw from the K likeliest tokens only")
     parser.add_argument("--top-p", type=types.share, metavar="P", help="draw from the likeliest that have P together")
-    parser.add_argument("--seed", type=types.natural, default=0, help="decides what is drawn (default 0)")
+    parser.add_argument("--seed", type=types.natural, default=0, help=f"{seed} (default 0)")
 
 
 def _add_evaluate(commands: Commands) -> None:
@@ -80,7 +80,7 @@ def _add_evaluate(commands: Commands) -> None:
     )
     evaluate.add_argument("--prompts", type=Path, metavar="DIR", help="stores DIR/suite/task of demonstrations to show")
     evaluate.add_argument("--specialists", action="store_true", help="train and play a small network a task beside it")
-    evaluate.add_argument("--seed", type=types.natural, default=0, help="of the evaluation's episodes (default 0)")
+    _add_sampling(evaluate, "of the evaluation's episodes")
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="where the results go (default: RUN/evaluation)")
     evaluate.add_argument(
         "--environments", type=types.positive, default=40, metavar="N", help="in a batch (default 40)"
@@ -153,6 +153,12 @@ def _add_serve(commands: Commands) -> None:
     )
     _add_sampling(serve)
     serve.add_argument("--memory", choices=_MEMORY, default="window", help="of a full row (default: window)")
+    serve.add_argument(
+        "--prompt",
+        choices=("beginning", "end"),
+        default="end",
+        help="what is shown of a demonstration (default end; the paper: beginning)",
+    )
     serve.add_argument(
         "--prompt-tokens", type=types.positive, metavar="N", help="of a demonstration (default: as in training)"
     )

@@ -48,6 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
         top_p=arguments.top_p,
         memory=arguments.memory,
         prompt_tokens=arguments.prompt_tokens,
+        prompt_part=arguments.prompt,
     )
     for source in arguments.warm:
         _say(f"compiling for {source}")

@@ -29,6 +29,7 @@ from gato.evaluation.jobs import Chosen, Protocol, Work, environment_spec, plan_
 from gato.evaluation.prompts import OF_EXPERT, PromptSource, find_prompts
 from gato.evaluation.results import Journal, summarise_jobs, write_results
 from gato.evaluation.simulators import STEP_SECONDS
+from gato.inference.sampling import Sampling
 from gato.inference.session import prompt_budget
 from gato.tokenizers.errors import suggest
 from gato.training.checkpoint import find_checkpoint, load_meta
@@ -83,13 +84,14 @@ def evaluate(
       EvaluationError: nothing to play, a protocol that contradicts itself, or `out` holds results that would be lost:
         of tasks that are left out now, or of another protocol.
       LockError: another evaluation in the same folder does not end.
-      CheckpointError, AgentError, StoreError, MissingSuiteError, UnknownTaskError: see there.
+      SamplingError, CheckpointError, AgentError, StoreError, MissingSuiteError, UnknownTaskError: see there.
     """
     _refuse_a_worker()
     if protocol.episodes < 1:
         raise EvaluationError(f"episodes must be at least 1, got {protocol.episodes}")
     if protocol.prompt == "none" and protocol.prompt_tokens is not None:
         raise EvaluationError(f"prompt_tokens is {protocol.prompt_tokens}, but prompt 'none' shows nothing: drop one")
+    Sampling.of(protocol.temperature or 0.0, protocol.top_k, protocol.top_p)
     started = time.monotonic()
     enable_compilation_cache()
     found, run = find_checkpoint(checkpoint).absolute(), run_directory(Path(checkpoint).absolute())

@@ -52,7 +52,7 @@ def render(folder: Path, summary: Mapping[str, Any]) -> str:
 
 
 def _deployment(protocol: Mapping[str, Any]) -> str:
-    """What the agent was shown and, unless it remembered as in training, what it remembered with."""
+    """What the agent was shown and, where that was not as usual, what it remembered with and how it drew."""
     if protocol["prompt"] == "none":
         shown = "without a prompt"
     elif protocol["prompt_tokens"] is None:
@@ -60,4 +60,6 @@ def _deployment(protocol: Mapping[str, Any]) -> str:
     else:
         shown = f"shown {protocol['prompt_tokens']:,} tokens of the {protocol['prompt']} of a demonstration"
     memory = {"window": "", "sliding": ", sliding window", "memory": ", Transformer-XL memory"}
-    return shown + memory[protocol["memory"]]
+    names = ("temperature", "top_k", "top_p")
+    drawn = [f", {name.replace('_', '-')} {protocol[name]:g}" for name in names if protocol.get(name) is not None]
+    return shown + memory[protocol["memory"]] + "".join(drawn)

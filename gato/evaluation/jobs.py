@@ -60,6 +60,7 @@ class Protocol:
       environments: of a batch at most.
       documents: pictures to caption or to answer questions about, of each such source.
       seed: another seed, other episodes.
+      temperature, top_k, top_p: how actions and texts are drawn, see `Agent.reset`; None: as the recipe says.
     """
 
     episodes: int = 50
@@ -69,6 +70,9 @@ class Protocol:
     environments: int = ENVIRONMENTS
     documents: int = 200
     seed: int = 0
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
 
     def __post_init__(self) -> None:
         if self.episodes > SEEDS_PER_RUN:
@@ -81,6 +85,11 @@ class Protocol:
             raise EvaluationError(
                 f"seed must lie in 0..{most:,}, got {self.seed}: simulators do not take the seeds of its episodes"
             )
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What `Agent.reset` and `Agent.generate` are told of it."""
+        return {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,6 +283,7 @@ def _policies(job: PlayJob, work: Work, batches: Sequence[Sequence[Seat]]) -> It
             prompt_tokens=work.protocol.prompt_tokens,
             prompt_part="end" if work.protocol.prompt == "end" else "beginning",
             memory=work.protocol.memory,
+            **work.protocol.sampling,
         )
         yield ActingAgent(agent)
 
@@ -345,7 +355,7 @@ def _write(job: WriteJob, agent: Agent, protocol: Protocol, progress: Progress) 
 
     def generate(images: np.ndarray, questions: Sequence[str] | None) -> list[str]:
         documents = {path: images if path == image else questions for path in given}
-        texts = agent.generate(job.source, documents, begin=begin)  # type: ignore[arg-type]
+        texts = agent.generate(job.source, documents, begin=begin, **protocol.sampling)  # type: ignore[arg-type]
         progress(len(texts) // 2)
         return texts
 

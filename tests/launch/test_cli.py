@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gato.evaluation.jobs import Protocol
 from gato.launch import cli
 from gato.tokenizers.errors import GatoError
 
@@ -183,7 +184,7 @@ def test_an_evaluation_goes_where_it_is_told(monkeypatch: pytest.MonkeyPatch, tm
 
     def evaluate(*arguments: object, **options: object) -> dict[str, object]:
         seen.update(options)
-        seen["checkpoint"] = arguments[0]
+        seen.update(checkpoint=arguments[0], protocol=arguments[2])
         return {"tasks": {}}
 
     monkeypatch.setattr("gato.launch.evaluate.evaluate", evaluate)
@@ -191,6 +192,8 @@ def test_an_evaluation_goes_where_it_is_told(monkeypatch: pytest.MonkeyPatch, tm
     assert seen["out"] == tmp_path / "here"
     assert cli.main(["evaluate", "--checkpoint=run", "--suites", "a", "b", "--step-timeout=5s"]) == 0
     assert (seen["checkpoint"], seen["suites"], seen["step_seconds"]) == (Path("run"), ["a", "b"], 5.0)
+    assert cli.main(["evaluate", "run", "--temperature=0.5", "--top-k=3", "--top-p=0.9", "--seed=4"]) == 0
+    assert seen["protocol"] == Protocol(temperature=0.5, top_k=3, top_p=0.9, seed=4)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -24,7 +25,8 @@ from gato.data_pipelines.store_writer import StoreWriter
 from gato.evaluation import specialist
 from gato.evaluation.demonstrations import Demonstrations, EvaluationError, open_demonstrations
 from gato.evaluation.evaluate import choose, evaluate
-from gato.evaluation.jobs import Protocol
+from gato.evaluation.jobs import Protocol, plan_jobs
+from gato.inference.sampling import SamplingError
 from gato.inference.session import AgentError
 from gato.training import manifest, run_lock
 from gato.training.checkpoint import load_meta
@@ -113,6 +115,43 @@ def test_the_papers_deployment_shows_a_long_prompt_and_acts_with_memory(toy_run,
     assert len(set(entropies.values())) == 3
 
 
+def test_sampling_is_part_of_the_protocol(toy_run, tmp_path):
+    """The likeliest id is drawn at temperature 0, and where one id is left; results of other draws are kept."""
+    episodes = {}
+    ways = {"usual": {}, "greedy": {"temperature": 0.0}, "one": {"top_k": 1}, "few": {"top_p": 1e-6}}
+    for name, sampling in ways.items():
+        evaluate(toy_run, ["toy/hopeless"], Protocol(2, **sampling), out=tmp_path / name, **HERE)
+        lines = map(json.loads, (tmp_path / name / "episodes.jsonl").read_text().splitlines())
+        episodes[name] = [(line["return"], round(line["entropy"], 4)) for line in lines]
+    assert episodes["greedy"] == episodes["one"] == episodes["few"] != episodes["usual"]
+    assert ", temperature 0, seed 0." in (tmp_path / "greedy" / "report.html").read_text()
+    with pytest.raises(EvaluationError, match=r"with temperature 0\.0 instead of None, which"):
+        evaluate(toy_run, ["toy/hopeless"], Protocol(2), out=tmp_path / "greedy", **HERE)
+
+
+def test_results_without_a_word_about_sampling_were_drawn_as_by_default(toy_run, tmp_path):
+    settings = {"out": tmp_path, **HERE}
+    evaluate(toy_run, ["toy/hopeless"], Protocol(1), **settings)
+    (finished,), written = (tmp_path / "jobs").iterdir(), json.loads((tmp_path / "summary.json").read_text())
+    record = json.loads(finished.read_text())
+    for conditions in (record["about"]["conditions"], written["protocol"]):
+        for name in ("temperature", "top_k", "top_p"):
+            assert conditions.pop(name) is None
+    (tmp_path / "summary.json").write_text(json.dumps(written))
+    # The name that a job had when there was no such word.
+    meta, (checkpoint,) = load_meta(toy_run), (toy_run / "checkpoints").iterdir()
+    (job,) = plan_jobs(choose(meta, ["toy/hopeless"], None), meta, Protocol(1), [])
+    sums = hashlib.sha256((checkpoint / manifest.FILE).read_bytes()).hexdigest()
+    key = json.dumps([{"kind": "PlayJob", **dataclasses.asdict(job)}, record["about"], sums])
+    assert finished.stem == hashlib.sha256(key.encode()).hexdigest()[:16]
+    finished.write_text(json.dumps(record))
+    before = finished.stat().st_mtime_ns
+    evaluate(toy_run, ["toy/hopeless"], Protocol(1), **settings)
+    assert finished.stat().st_mtime_ns == before
+    with pytest.raises(EvaluationError, match="with top_k None instead of 3, which"):
+        evaluate(toy_run, ["toy/hopeless"], Protocol(1, top_k=3), **settings)
+
+
 @pytest.mark.parametrize(
     ("protocol", "error", "message"),
     [
@@ -122,6 +161,7 @@ def test_the_papers_deployment_shows_a_long_prompt_and_acts_with_memory(toy_run,
             "prompt_tokens is 129, but memory='memory' takes at",
         ),
         (Protocol(prompt_tokens=65), AgentError, "at most 64; memory='memory' takes up to 128"),
+        (Protocol(top_p=0.0), SamplingError, "top_p must be above 0"),
         (Protocol(prompt="none", prompt_tokens=64), EvaluationError, "prompt_tokens is 64, but prompt 'none' shows"),
     ],
 )

@@ -95,6 +95,19 @@ def test_a_prompt_by_name_is_a_held_out_demonstration_of_the_run(server, run, to
     assert not all(same(one, other) for one, other in zip(*played[1:], strict=True))
 
 
+def test_either_end_of_a_demonstration_can_be_shown(run, start, token, observe, demonstrate):
+    """Of five timesteps two are shown, as in training."""
+    prompt, observation = demonstrate(0), observe(np.random.default_rng(9))
+    server, played = start(run, "--port=0", "--sessions=1", "--temperature=0", "--prompt=beginning"), []
+    with Client(server.url, token) as client:
+        for part in (slice(None), slice(2), slice(-2, None)):
+            shown = {group: {leaf: values[part] for leaf, values in prompt[group].items()} for group in prompt}
+            client.open("arm/reach", shown)
+            played.append(client.act(observation))
+    assert same(played[0], played[1])
+    assert not same(played[0], played[2])
+
+
 def test_another_embodiment_beside_it(server, token):
     with Client(server.url, token) as client:
         client.open("room/read")
