@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import signal
 import sys
+from collections.abc import Sequence
 
 from gato.data_pipelines.environments.base import install_command
 from gato.evaluation.demonstrations import run_directory
@@ -13,6 +14,7 @@ from gato.inference.agent import Agent
 from gato.inference.sampling import Sampling
 from gato.inference.session import prompt_budget
 from gato.serving.limits import TOKEN_VARIABLE, Limits, ServeError, check_address, read_token
+from gato.tokenizers.errors import counted, suggest
 from gato.training.setup import enable_compilation_cache
 
 try:
@@ -25,7 +27,7 @@ except ModuleNotFoundError as error:
     ) from None
 
 from gato.serving.policy import Policy
-from gato.serving.server import Server
+from gato.serving.server import Server, check_address_is_free
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -38,6 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
     enable_compilation_cache()
     agent = Agent.from_checkpoint(arguments.checkpoint)
     prompt_budget(agent.meta.length, arguments.memory, arguments.prompt_tokens)
+    _check_sources(agent, arguments.warm)  # now, not after minutes of compiling; so is the address
+    check_address_is_free(arguments.host, arguments.port)
     policy = Policy(
         agent,
         arguments.sessions,
@@ -55,6 +59,19 @@ def run(arguments: argparse.Namespace) -> None:
         policy.warm(source)
     limits = Limits(sessions=arguments.sessions, message=arguments.max_message << 20, idle=arguments.idle)
     asyncio.run(_serve(policy, limits, token, arguments.host, arguments.port))
+
+
+def _check_sources(agent: Agent, warm: Sequence[str]) -> None:
+    """Raises ServeError or AgentError: there is nothing to act in, or not in one of ``warm``."""
+    acting = [name for name, source in agent.meta.sources.items() if source.spec.kind == "control"]
+    if not acting:
+        raise ServeError(
+            f"none of this checkpoint's {counted(len(agent.meta.sources), 'source')} has actions, so there is nothing "
+            "to serve; gato generate writes its texts"
+        )
+    for name in warm:
+        if agent.source(name)[0] not in acting:
+            raise ServeError(f"--warm {name}: has no actions; {suggest(name, acting)}")
 
 
 async def _serve(policy: Policy, limits: Limits, token: str | None, host: str, port: int) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import errno
 import http
 import json
 import logging
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
@@ -54,7 +56,7 @@ class Server:
 
     async def run(self, host: str, port: int, ready: Callable[[int], None]) -> None:
         """Listens and returns after `drain`. ``ready`` is called with the port. Raises ServeError: cannot listen."""
-        try:
+        with _listening(host, port):
             listener = await serve(
                 self._converse,
                 host,
@@ -68,10 +70,6 @@ class Server:
                 server_header=None,
                 logger=_quiet,
             )
-        except (OSError, OverflowError) as error:  # OverflowError: no port has this number
-            raise ServeError(
-                f"cannot listen at {host}:{port} ({getattr(error, 'strerror', None) or error}); try another --port"
-            ) from None
         ready(next(iter(listener.sockets)).getsockname()[1])
         await self._draining.wait()
         with contextlib.suppress(TimeoutError):
@@ -165,6 +163,29 @@ class Server:
     def _forget(self, now: float) -> None:
         while self._recent and self._recent[0] < now - RATE_SECONDS:
             self._recent.popleft()
+
+
+def check_address_is_free(host: str, port: int) -> None:
+    """Listens for a moment, as `Server.run` will once all is compiled. Raises ServeError: cannot listen."""
+
+    async def listen() -> None:
+        with _listening(host, port):
+            (await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port)).close()
+
+    asyncio.run(listen())
+
+
+@contextlib.contextmanager
+def _listening(host: str, port: int) -> Iterator[None]:
+    """Raises ServeError for what the system says of an address, with the option that is at fault."""
+    try:
+        yield
+    except (OSError, OverflowError, UnicodeError) as error:  # OverflowError: no port has this number
+        unknown = isinstance(error, (socket.gaierror, UnicodeError))
+        option = "--host" if unknown or getattr(error, "errno", None) == errno.EADDRNOTAVAIL else "--port"
+        raise ServeError(
+            f"cannot listen at {host}:{port} ({getattr(error, 'strerror', None) or error}); try another {option}"
+        ) from None
 
 
 async def _send(connection: ServerConnection, message: Mapping[str, Any]) -> None:

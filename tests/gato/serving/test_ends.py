@@ -18,6 +18,8 @@ from gato.client import Client, RefusedError, UnreachableError
 from gato.client.messages import decode, encode
 from gato.launch import cli
 from gato.serving.server import LAST_SECONDS
+from gato.tokenizers.spec import EpisodeSpec, LeafSpec
+from gato.training.checkpoint_meta import SourceMeta
 
 CLIENTS = 8
 WAIT = 300  # seconds, for servers to start and to compile on a busy machine
@@ -170,5 +172,33 @@ def test_a_prompt_that_the_memory_cannot_hold_is_refused_at_the_start(run, capsy
 
 def test_the_address_in_use_is_said(run, server, capsys, monkeypatch):
     monkeypatch.setenv("GATO_TOKEN", "0123456789abcdef")
-    assert cli.main(["serve", f"--checkpoint={run}", f"--port={server.port}"]) == 2
-    assert f"cannot listen at 127.0.0.1:{server.port}" in capsys.readouterr().err
+    assert cli.main(["serve", f"--checkpoint={run}", f"--port={server.port}", "--warm", "arm/reach"]) == 2
+    error = capsys.readouterr().err
+    assert f"cannot listen at 127.0.0.1:{server.port}" in error
+    assert "try another --port" in error
+    assert "compiling" not in error
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--warm", "arm/reach", "arm/raech"], "did you mean 'arm/reach'"),
+        (["--warm", "arm/reach", "text/plain"], "--warm text/plain: has no actions"),
+        (["--warm", "arm/reach", "--host=192.0.2.1"], "try another --host"),  # no machine has this address
+        (["--warm", "arm/reach", f"--host={'x' * 70}"], "try another --host"),
+        (["--warm", "arm/reach", "--port=65536"], "try another --port"),
+    ],
+)
+def test_what_cannot_be_served_is_said_before_anything_is_compiled(run, options, message, capsys, monkeypatch):
+    monkeypatch.setenv("GATO_TOKEN", "0123456789abcdef")
+    assert cli.main(["serve", f"--checkpoint={run}", *options]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert message in error
+
+
+def test_a_network_that_never_acted_is_not_served(save_untrained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("GATO_TOKEN", "0123456789abcdef")
+    text = SourceMeta(EpisodeSpec.of({"text": LeafSpec("text")}, {}, "document"))
+    run = save_untrained(tmp_path / "run", {"text/plain": text})
+    assert cli.main(["serve", f"--checkpoint={run}", "--port=0"]) == 2
+    assert "none of this checkpoint's 1 source has actions" in capsys.readouterr().err
