@@ -31,6 +31,7 @@ from gato.evaluation.results import Journal, summarise_jobs, write_results
 from gato.evaluation.simulators import STEP_SECONDS
 from gato.inference.sampling import Sampling
 from gato.inference.session import prompt_budget
+from gato.recipes.recipe import RecipeError, get_recipe
 from gato.tokenizers.errors import suggest
 from gato.training.checkpoint import find_checkpoint, load_meta
 from gato.training.checkpoint_meta import CheckpointMeta, SourceMeta
@@ -184,6 +185,7 @@ def choose(meta: CheckpointMeta, tasks: Sequence[str] | None, suites: Sequence[s
             chosen.setdefault(choice.task or choice.source, choice)
     if not chosen:
         raise EvaluationError(f"nothing to play or to caption among {', '.join(names or known) or 'no sources'}")
+    _refuse_untold(meta.recipe, chosen.values())
     _say_new(chosen.values())
     return list(chosen.values())
 
@@ -242,6 +244,19 @@ def _new(known: Mapping[str, SourceMeta], task: str) -> Chosen:
         if meta.spec == spec:
             return Chosen(source, task, meta)
     return Chosen("", task, SourceMeta(spec, task))
+
+
+def _refuse_untold(recipe: str, chosen: Iterable[Chosen]) -> None:
+    """Raises EvaluationError: a task that the recipe cannot condition on anything, found before any is played."""
+    for choice in chosen:
+        if choice.task:
+            try:
+                get_recipe(recipe).conditioning(choice.meta.statistics).start()
+            except RecipeError as error:
+                raise EvaluationError(
+                    f"{choice.task}: its embodiment is new to this checkpoint, and an evaluation has no target for it: "
+                    f"leave the task out, or let an Agent act there ({error})"
+                ) from None
 
 
 def _say_new(chosen: Iterable[Chosen]) -> None:

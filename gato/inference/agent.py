@@ -95,10 +95,7 @@ class Agent:
         for known, source in self.meta.sources.items():
             if source.task == name:
                 return known, source
-        raise AgentError(
-            f"source {name!r} is not in this checkpoint; {suggest(name, self.meta.sources)} "
-            "(a new embodiment is given by reset(spec=...))"
-        )
+        raise AgentError(f"source {name!r} is not in this checkpoint; {suggest(name, self.meta.sources)}")
 
     def reset(
         self,

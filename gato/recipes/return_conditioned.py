@@ -55,7 +55,8 @@ class ReturnConditioning:
         target = self._default_target if target is None else target
         if target is None:
             raise RecipeError(
-                "return_conditioned: this source has no target return in the checkpoint; give one: reset(target=...)"
+                "return_conditioned: this source has no target return in the checkpoint; give one: `targets` of "
+                "Agent.reset, `target` of a client's open"
             )
         if not np.isfinite(target):
             raise RecipeError(f"return_conditioned: the target return must be finite, got {target}")

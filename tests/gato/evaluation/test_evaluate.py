@@ -214,6 +214,17 @@ def test_tasks_that_are_new_to_the_checkpoint(unruly_suite, untrained_run, toy_s
     assert none["tasks"]["toy/match"]["prompt"] == "none"
 
 
+def test_a_recipe_without_a_target_for_a_new_embodiment_is_refused_before_anything_is_played(toy_run, unruly_suite):
+    meta = load_meta(toy_run)
+    told = {
+        name: dataclasses.replace(source, statistics={"target_return": 4.0}) for name, source in meta.sources.items()
+    }
+    meta = dataclasses.replace(meta, recipe="return_conditioned", sources=told)
+    assert [choice.task for choice in choose(meta, list(TASKS), None)] == list(TASKS)
+    with pytest.raises(EvaluationError, match=r"unruly/steady: its embodiment is new .* no target for it: leave"):
+        choose(meta, [*TASKS, "unruly/steady"], None)
+
+
 def test_suites_choose_the_tasks_that_the_checkpoint_has(toy_run):
     meta = load_meta(toy_run)
     assert [choice.task for choice in choose(meta, None, ["toy"])] == list(TASKS)

@@ -90,7 +90,7 @@ def test_default_target_is_a_high_quantile_and_a_given_one_goes_first():
 
 def test_missing_or_senseless_target_is_refused():
     conditioning = RECIPE.conditioning({})
-    with pytest.raises(RecipeError, match="no target return"):
+    with pytest.raises(RecipeError, match=r"no target return .* `targets` of Agent.reset"):
         conditioning.start()
     with pytest.raises(RecipeError, match="must be finite"):
         conditioning.start(float("nan"))

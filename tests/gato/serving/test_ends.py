@@ -194,6 +194,7 @@ def test_what_cannot_be_served_is_said_before_anything_is_compiled(run, options,
     assert cli.main(["serve", f"--checkpoint={run}", *options]) == 2
     (error,) = capsys.readouterr().err.splitlines()
     assert message in error
+    assert "reset(" not in error  # nobody who serves or connects has it
 
 
 def test_a_network_that_never_acted_is_not_served(save_untrained, tmp_path, capsys, monkeypatch):
