@@ -27,7 +27,7 @@ def make_document(
       sources: of the checkpoint.
       image: file to look at; it is resized to the size of the source's images.
       question: about the image.
-      name: of the source; None: the first one with just these leaves and a text behind them.
+      name: of the source; None: the first one with just these leaves and a text behind them, or several times.
 
     Raises:
       DocumentError: no such source, or the file is no image.
@@ -41,7 +41,7 @@ def make_document(
         )
     if name is not None and name not in documents:
         raise DocumentError(f"--source {name!r} is no source of documents here; {suggest(name, documents)}")
-    fitting = [known for known in ([name] if name else documents) if _modalities(documents[known]) == wanted]
+    fitting = [known for known in ([name] if name else documents) if _begins(documents[known], wanted)]
     if not fitting:
         about = "; ".join(f"{known}: {', '.join(_modalities(spec))}" for known, spec in documents.items())
         given = " and ".join(wanted[:-1]) or "a prompt alone"
@@ -51,7 +51,7 @@ def make_document(
         )
     leaves = list(documents[fitting[0]].observations.items())
     document: dict[str, Any] = {}
-    for path, leaf in leaves[:-1]:
+    for path, leaf in leaves[: len(wanted) - 1]:
         document[path] = load_image(image, leaf) if leaf.modality == "image" and image is not None else question
     return fitting[0], document
 
@@ -69,6 +69,12 @@ def load_image(path: Path, leaf: LeafSpec) -> np.ndarray:
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     return np.asarray(picture, np.uint8).reshape(leaf.shape)
+
+
+def _begins(spec: EpisodeSpec, wanted: list[str]) -> bool:
+    """Whether a document has these leaves, or begins with them where several pictures follow each other."""
+    found = _modalities(spec)
+    return found[: len(wanted)] == wanted and found[len(wanted) :][:1] in ([], ["image"])
 
 
 def _modalities(spec: EpisodeSpec) -> list[str]:

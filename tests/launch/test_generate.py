@@ -65,6 +65,26 @@ def test_a_text_a_caption_and_an_answer(run, picture, capsys):
     assert capsys.readouterr().out.strip()
 
 
+def test_a_caption_of_a_network_whose_documents_hold_several_pairs(save_untrained, picture, tmp_path, capsys):
+    """The first pair is written as one alone would be; a question without its answer is no caption."""
+    pairs = {f"{name}_{place}": leaf for place in (1, 2) for name, leaf in DOCUMENTS["rooms/captions"].items()}
+    questions = {f"{name}_{place}": leaf for place in (1, 2) for name, leaf in DOCUMENTS["rooms/questions"].items()}
+    leaves = {"a/questions": questions, "b/pairs": pairs}
+    run = save_untrained(
+        tmp_path / "run", {name: SourceMeta(EpisodeSpec.of(given, {}, "document")) for name, given in leaves.items()}
+    )
+    with Image.open(picture) as file:
+        seen = np.asarray(file.convert("RGB").resize((32, 16), Image.Resampling.LANCZOS))
+    documents = {"image_1": [seen], "question_1": ["why?"]}
+    for options, source, given in (([], "b/pairs", 1), (["--question=why?"], "a/questions", 2)):
+        expected = Agent.from_checkpoint(run, seed=3).generate(
+            source, dict(list(documents.items())[:given]), begin="a", limit=9
+        )
+        arguments = [f"--checkpoint={run}", f"--image={picture}", "--limit=9", "--seed=3", *options]
+        assert cli.main(["generate", "a", *arguments]) == 0
+        assert "a" + capsys.readouterr().out == expected[0] + "\n"
+
+
 def test_a_chat_answers_each_line_until_the_input_ends(run, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n\nwho are you?\n"))
     assert cli.main(["generate", "--chat", f"--checkpoint={run}", "--limit=5", "They talk."]) == 0
