@@ -114,10 +114,7 @@ def evaluate(
             given = Path(prompts).absolute() if prompts is not None else None
             shown = find_prompts(playing, run, folder / "prompts", given, min(processes or cores(), cores()), progress)
             _say_prompts(shown)
-        trained = (
-            list(open_demonstrations(run, missing="skip")) if specialists and (run / CONFIG_FILE).is_file() else []
-        )
-        jobs = plan_jobs(chosen, meta, protocol, trained)
+        jobs = plan_jobs(chosen, meta, protocol, _with_data(run, chosen) if specialists else [])
         work = Work(found, run, protocol, shown, simulators, step_seconds)
         journal = Journal(folder, work)
         journal.refuse_loss(jobs)
@@ -267,6 +264,15 @@ def _say_new(chosen: Iterable[Chosen]) -> None:
     for source, tasks in new.items():
         how = f"new to this checkpoint; played with what it knows of {source}'s embodiment"
         print(f"{_few(tasks)}: {how if source else 'a new embodiment for this checkpoint'}", file=sys.stderr)
+
+
+def _with_data(run: Path, chosen: Iterable[Chosen]) -> list[str]:
+    """The sources that a specialist can be trained on; a line says which tasks have none."""
+    found = list(open_demonstrations(run, missing="skip")) if (run / CONFIG_FILE).is_file() else []
+    without = [choice.task for choice in chosen if choice.task and choice.source not in found]
+    if without:
+        print(f"{_few(without)}: no specialist, the run's {CONFIG_FILE} leads to no data for it", file=sys.stderr)
+    return found
 
 
 def _say_prompts(shown: dict[str, PromptSource]) -> None:

@@ -77,6 +77,15 @@ def test_chosen_tasks_without_specialists(toy_run, tmp_path):
         evaluate(toy_run, ["toy/mach"], **HERE)
 
 
+@pytest.mark.usefixtures("toy_suite")
+def test_specialists_without_data_are_said_to_be_missing(untrained_run, tmp_path, capsys):
+    run_dir = untrained_run(tmp_path, ["toy/match"])
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    summary = evaluate(run_dir, protocol=Protocol(1), specialists=True, **HERE)
+    assert "specialist" not in summary["tasks"]["toy/match"]
+    assert "toy/match: no specialist, the run's config.json leads to no data for it" in capsys.readouterr().err
+
+
 def test_a_full_evaluation_is_not_replaced_by_a_partial_one(toy_run, tmp_path):
     settings = {"protocol": Protocol(1), "out": tmp_path, **HERE}
     evaluate(toy_run, list(TASKS), **settings)
