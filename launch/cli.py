@@ -1,9 +1,9 @@
 """The command line: ``gato {quickstart,suites,collect,data,plan,train,evaluate,generate,serve,report}``.
 
 Exit status: 0 on success; 2 on a mistake of the user, with one line on stderr (``GATO_DEBUG=1`` shows the traceback);
-130 after Ctrl-C and 143 after SIGTERM, when the same command goes on where it stopped; 75 where the same command may
-well succeed the next time: a run of several processes lost one of them (`gato.training.peers`), a file server did not
-answer. Anything else is a bug of ours, keeps its traceback and ends with 1.
+130 after Ctrl-C and 143 after SIGTERM, with a line where the same command would go on from there; 75 where the same
+command may well succeed the next time: a run of several processes lost one of them (`gato.training.peers`), a file
+server did not answer. Anything else is a bug of ours, keeps its traceback and ends with 1.
 
 Each command's module is imported when it runs, so that ``gato --help`` does not wait for JAX.
 """
@@ -31,6 +31,8 @@ from gato.launch.huge_pages import use_huge_pages
 from gato.tokenizers.errors import GatoError, Terminated, printed, suggest
 
 SUCCESS, USER_MISTAKE, INTERRUPTED = 0, 2, 130
+# Commands that keep what they have finished when they are interrupted.
+_GO_ON = ("quickstart", "collect", "data import", "train", "evaluate")
 # What the machine refuses and the user can mend; other operating system errors are bugs.
 _REFUSALS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
@@ -140,13 +142,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
     if argv is None:  # as a program
         use_huge_pages()
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before, command = signal.signal(signal.SIGTERM, _terminate), ""
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
+        command = f"{arguments.command} {getattr(arguments, 'action', '')}".strip()
         status = importlib.import_module(f"gato.launch.{arguments.command}").run(arguments)
         return SUCCESS if status is None else status
     except KeyboardInterrupt as interruption:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
+        print(f"interrupted{'; run the same command again to go on' if command in _GO_ON else ''}", file=sys.stderr)
         return interruption.status if isinstance(interruption, Terminated) else INTERRUPTED
     except (GatoError, OSError) as error:
         if os.environ.get("GATO_DEBUG") == "1":

@@ -134,8 +134,17 @@ def test_a_table_below_the_line_keeps_its_lines(
     assert capsys.readouterr().err == "gato: other values\n  field  saved\n  seed   0\n"
 
 
+@pytest.mark.parametrize(
+    ("argv", "way_on"),
+    [
+        (["report", "x"], ""),
+        (["data", "check", "x"], ""),
+        (["data", "import", "x", "y"], "; run the same command again to go on"),
+        (["collect", "--out", "x"], "; run the same command again to go on"),
+    ],
+)
 def test_sigterm_ends_a_command_as_ctrl_c_does(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    argv: list[str], way_on: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed: list[bool] = []
 
@@ -146,11 +155,11 @@ def test_sigterm_ends_a_command_as_ctrl_c_does(
         finally:
             closed.append(True)
 
-    monkeypatch.setattr("gato.launch.report.run", run)
+    monkeypatch.setattr(f"gato.launch.{argv[0]}.run", run)
     before = signal.getsignal(signal.SIGTERM)
-    assert cli.main(["report", "x"]) == 143
+    assert cli.main(argv) == 143
     assert closed == [True]
-    assert capsys.readouterr().err == "interrupted; run the same command again to go on\n"
+    assert capsys.readouterr().err == f"interrupted{way_on}\n"
     assert signal.getsignal(signal.SIGTERM) == before
 
 
