@@ -1,13 +1,15 @@
-"""The page of one evaluation: self-contained, with the scores, what failed, and a film of every task."""
+"""The page of one evaluation: self-contained, with the scores, what failed, a film of every task, and captions."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gato.data_pipelines.atomic_file import replace_file
 from gato.evaluation.page import header, page
+from gato.evaluation.report_captions import METRICS, caption_metric, captions_section
 from gato.evaluation.report_charts import number
 from gato.evaluation.report_scores import (
     domains_section,
@@ -22,7 +24,7 @@ FILE = "report.html"
 
 
 def write_evaluation_page(folder: Path, summary: Mapping[str, Any]) -> Path:
-    """Writes ``<folder>/report.html`` of a summary, with the films that lie there, and returns its path."""
+    """Writes ``<folder>/report.html`` of a summary, with the films and captions there, and returns its path."""
     path = folder / FILE
     replace_file(path, render(folder, summary))
     return path
@@ -31,20 +33,30 @@ def write_evaluation_page(folder: Path, summary: Mapping[str, Any]) -> Path:
 def render(folder: Path, summary: Mapping[str, Any]) -> str:
     """The page as a string."""
     every, protocol = summary["all"], summary["protocol"]
+    captions: Mapping[str, Any] = summary.get("captions") or {}
+    samples: list[dict[str, str]] = []
+    if captions:
+        samples = json.loads((folder / "captions.json").read_text(encoding="utf-8"))["samples"]
     tiles = [
         (number(figure(every["mean"])), "mean normalised score (0 random, 100 expert)"),
         (number(figure(every["iqm"])), "interquartile mean"),
         (f"{every['above_half']} of {every['tasks']}", "tasks above half of the expert"),
         (f"{sum(entry['episodes'] for entry in summary['tasks'].values()):,}", "episodes"),
     ]
+    how = _deployment(protocol)
+    if not summary["tasks"]:
+        metrics = {source: caption_metric(score) for source, score in captions.items()}
+        tiles = [(number(captions[source][m]), f"{source}: {METRICS[m]}") for source, m in metrics.items()]
+        how = "texts about pictures"
     if summary["lost"]:
         tiles.append((f"{summary['lost']}", "episodes lost to failing environments"))
-    lead = f"Checkpoint {summary['checkpoint_step']:,}, {_deployment(protocol)}, seed {summary['seed']}."
+    lead = f"Checkpoint {summary['checkpoint_step']:,}, {how}, seed {summary['seed']}."
     sections = [
         header("Evaluation", lead, tiles),
         domains_section(summary),
         scores_section(summary) if summary["tasks"] else "",
         films_section(folder / "gifs", summary),
+        captions_section(folder, summary, samples),
         failures_section(summary),
         how_section(summary) if summary["tasks"] else "",
     ]

@@ -22,9 +22,10 @@ from typing import Any
 from gato.data_pipelines.atomic_file import replace_file
 from gato.data_pipelines.durations import duration
 from gato.evaluation.page import header, page, section
+from gato.evaluation.report_captions import captions_section
 from gato.evaluation.report_charts import line_chart, number, stage_bar
-from gato.evaluation.report_pictures import data_uri, token_card
-from gato.evaluation.report_scores import domains_section, figure, films_section, scores_section
+from gato.evaluation.report_pictures import token_card
+from gato.evaluation.report_scores import domains_section, films_section, scores_section
 from gato.tokenizers.errors import GatoError
 from gato.tokenizers.layout import KINDS
 from gato.training.metrics import FILE as METRICS
@@ -52,12 +53,13 @@ def render(run: Path) -> str:
     summary: Mapping[str, Any] = _json(run / "evaluation" / "summary.json", {"tasks": {}})
     timings: Mapping[str, Any] = _json(run / "timings.json", {})
     metrics = read_metrics(run / METRICS)
+    samples = _json(run / "evaluation" / "captions.json", {}).get("samples", [])
     sections = [
         _header(run, config, summary, metrics, timings),
         scores_section(summary),
         domains_section(summary),
         films_section(run / "evaluation" / "gifs", summary),
-        _captions(run / "evaluation", summary),
+        captions_section(run / "evaluation", summary, samples),
         _curves(metrics),
         _tokens(_json(run / "evaluation" / "tokens.json", [])),
         _timings(timings, metrics),
@@ -91,38 +93,6 @@ def _header(
         "One network, trained on text, images and control episodes as one kind of token sequence, then prompted with a "
         "demonstration and left to act.",
         tiles,
-    )
-
-
-def _captions(folder: Path, summary: Mapping[str, Any]) -> str:
-    captions: Mapping[str, Any] = _json(folder / "captions.json", {})
-    figures, scores = [], []
-    for source, score in (summary.get("captions") or {}).items():
-        metric = "object_f1" if "object_f1" in score else "accuracy"
-        names = {"object_f1": "F1 of the objects named", "accuracy": "right answers"}
-        interval = f"[{number(figure(score.get('low')))}, {number(figure(score.get('high')))}]"
-        shuffled = f"with shuffled images {number(figure(score.get(f'shuffled_{metric}')))}"
-        cells = (f"{html.escape(source)}: {names[metric]}", f"{number(figure(score[metric]))} {interval}", shuffled)
-        scores.append("<tr>" + "".join(f'<td class="n">{cell}</td>' for cell in cells) + "</tr>")
-    for sample in captions.get("samples", []):
-        image = sample["image"]
-        if not image.startswith("data:"):
-            image = data_uri((folder / image).read_bytes(), "image/png")
-        right = sample["answer"].strip() == sample["expected"].strip()
-        verdict = "right" if right else "wrong"
-        question = f"<span>{html.escape(sample['question'])}</span>" if sample.get("question") else ""
-        truth = "" if right else f"<span>expected: {html.escape(sample['expected'])}</span>"
-        figures.append(
-            f'<figure><img src="{image}" alt="{html.escape(sample["expected"])}"><figcaption>{question}'
-            f'<b class="{verdict}">{html.escape(sample["answer"])}</b>{truth}</figcaption></figure>'
-        )
-    if not figures:
-        return ""
-    table = f'<div class="card"><table>{"".join(scores)}</table></div>' if scores else ""
-    return section(
-        "What it sees",
-        "Captions and answers for held-out scenes, as the network wrote them; green where every word is right.",
-        f'{table}<div class="gallery captions">{"".join(figures)}</div>',
     )
 
 

@@ -170,6 +170,23 @@ def test_the_page_of_an_evaluation_is_whole_and_shows_the_paper_and_what_failed(
     assert "3.21" in page
 
 
+def test_the_page_of_an_evaluation_shows_what_the_network_sees(run: Path) -> None:
+    """Beside tasks, and alone: then nothing is said of tasks that nobody played."""
+    written = json.loads((run / "evaluation" / "summary.json").read_text())["captions"]
+    played = {TASKS[0]: task_entry(np.linspace(0.2, 0.8, 8), 0.0, 1.0, metric="return")}
+    for tasks in (played, {}):
+        summary = summarise(tasks) | {"failures": {}, "lost": 0, "checkpoint_step": 4000, "seed": 3}
+        summary |= {"captions": written, "protocol": dataclasses.asdict(Protocol())}
+        page = write_evaluation_page(run / "evaluation", summary).read_text()
+        assert Page(page).open == []
+        assert "<h2>What it sees</h2>" in page
+        assert "with shuffled images 0.22" in page
+        assert "how many &lt;balls&gt;?" in page
+        assert ("tasks above half of the expert" in page) == bool(tasks)
+        assert ("shown the beginning of a demonstration" in page) == bool(tasks)
+        assert ("<b>0.81</b><span>captions/rooms: F1 of the objects named" in page) == (not tasks)
+
+
 def test_an_undefined_task_is_said_to_be_undefined(run: Path) -> None:
     page = render(run)
     assert page.count("undefined: the expert (5) is not better than random (5)<") == 1
