@@ -16,7 +16,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
-import errno
 import logging
 import os
 import shutil
@@ -29,18 +28,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from gato.tokenizers.errors import TRANSIENT
+from gato.tokenizers.errors import REFUSALS, TRANSIENT
 from gato.tokenizers.vocabulary import Vocabulary
 from gato.training import manifest
 from gato.training.checkpoint_meta import CheckpointError, CheckpointMeta
 from gato.training.step import TrainState
 
 FOLDER = "checkpoints"
-# What writing again would not change. Anything else may be over soon: a file server that does not answer, say.
-_REFUSALS = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
-)
 
 
 class WriteFailed(CheckpointError):
@@ -176,10 +170,11 @@ class Checkpoints:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether a write failed for what only the user can mend. TensorStore says the system's error in a ValueError."""
+    """Whether a write failed for what only the user can mend; anything else may be over soon: a file server that does
+    not answer, say. TensorStore says the system's error in a ValueError."""
     if isinstance(error, OSError):
-        return error.errno in _REFUSALS
-    return any(os.strerror(number) in str(error) for number in _REFUSALS)
+        return error.errno in REFUSALS
+    return any(os.strerror(number) in str(error) for number in REFUSALS)
 
 
 def abstract(tree: Any) -> Any:

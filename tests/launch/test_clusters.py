@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from gato.launch import cli
+from gato.tokenizers.errors import GatoError
 from gato.training.setup import CACHE_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,7 +137,7 @@ def test_the_jobset_asks_for_as_many_hosts_as_its_slice_has() -> None:
     assert job["parallelism"] == job["completions"] == hosts
     # Only what no restart can mend ends it for good.
     (rule,) = job["podFailurePolicy"]["rules"]
-    assert rule["onExitCodes"] == {"operator": "In", "values": [cli.USER_MISTAKE]}
+    assert rule["onExitCodes"] == {"operator": "In", "values": [GatoError.status]}
     mounted = container(jobset)["volumeMounts"][0]["mountPath"]
     arguments = cli.parse(["train", *container(jobset)["args"][1:]])
     assert str(arguments.out).startswith(f"{mounted}/")

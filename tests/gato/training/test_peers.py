@@ -106,9 +106,21 @@ trainer.build = fail
 
 def test_a_process_that_fails_before_the_first_step_ends_the_other_with_its_words(pair_config, tmp_path):
     with start_training(pair_config, tmp_path / "run", tmp_path / "logs", count=2, before=FAILS_ON_1) as pair:
-        assert pair.wait(BOUND) == [75, 2], pair.everything()
+        assert pair.wait(BOUND) == [2, 2], pair.everything()  # no restart policy of either may start them again
     assert "gato: data/rooms: no such store" in pair.output(1)
     assert "process 1 of 2 ended (GatoError: data/rooms: no such store)" in pair.output(0)
+    assert "Start all of them again" not in pair.output(0)
+
+
+def test_what_the_disk_refuses_process_0_is_a_mistake_of_the_user_for_both(pair_config, tmp_path):
+    """Only process 0 opens the lock; here a directory has its name."""
+    run = tmp_path / "run"
+    (run / ".training.lock").mkdir(parents=True)
+    with start_training(pair_config, run, tmp_path / "logs", count=2) as pair:
+        assert pair.wait(BOUND) == [2, 2], pair.everything()
+    assert f"gato: [Errno 21] Is a directory: '{run}/.training.lock'" in pair.output(0)
+    assert "Traceback" not in pair.output(0)
+    assert "process 0 of 2 ended (IsADirectoryError: " in pair.output(1)
 
 
 def test_a_pair_starts_from_the_parameters_of_another_run(train_config, finished_run, tmp_path):
