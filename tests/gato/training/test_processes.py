@@ -83,6 +83,9 @@ def test_a_half_set_environment_is_refused_by_name(environment: dict[str, str], 
         ({}, None),  # no GPUs
         ({"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}, None),  # one task a GPU: JAX takes SLURM_LOCALID
         ({"CUDA_VISIBLE_DEVICES": "0"}, [0]),  # --gpus-per-task=1
+        ({"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_GPUS_PER_TASK": "2"}, [0, 1]),  # --gpus-per-task=2
+        ({"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_GPUS_PER_TASK": "h100:2"}, [0, 1]),
+        ({"CUDA_VISIBLE_DEVICES": "0,1,2,3", "SLURM_GPUS_PER_TASK": "1"}, None),  # and --gpu-bind=none
         ({"CUDA_VISIBLE_DEVICES": "0,1,2,3", "SLURM_NTASKS": "2"}, [0, 1, 2, 3]),  # one task a node
         ({"CUDA_VISIBLE_DEVICES": "0", "JAX_LOCAL_DEVICE_IDS": "0"}, None),  # the user decides
     ],
