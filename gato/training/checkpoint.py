@@ -16,6 +16,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import itertools
 import logging
 import os
 import shutil
@@ -25,6 +26,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax._src import distributed  # the client's barriers have no public name
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
@@ -35,6 +37,9 @@ from gato.training.checkpoint_meta import CheckpointError, CheckpointMeta
 from gato.training.step import TrainState
 
 FOLDER = "checkpoints"
+LONGEST = 24 * 3600  # seconds that processes wait for the checksums; one that is lost ends all of them sooner
+
+_saves = itertools.count()  # every process counts the same
 
 
 class WriteFailed(CheckpointError):
@@ -104,13 +109,18 @@ class Checkpoints:
         with self._writable(), _context():
             writing = ocp.save_checkpointables_async(self._directory / str(step), items, overwrite=True)
         self._latest = step
-        self._in_flight = self._background.submit(self._finish, step, writing)
+        self._in_flight = self._background.submit(self._finish, step, writing, next(_saves))
 
-    def _finish(self, step: int, writing: Any) -> None:
+    def _finish(self, step: int, writing: Any, number: int) -> None:
         """In the background: once all processes have written, the manifest; then older checkpoints go."""
         writing.result()
-        if jax.process_index() != 0:
-            return
+        if jax.process_index() == 0:
+            self._complete(step)
+        if jax.process_count() > 1:
+            # Here the others may wait long. At the next save, or when they end, they would for five minutes only.
+            distributed.global_state.client.wait_at_barrier(f"gato/saved/{number}", LONGEST * 1000)
+
+    def _complete(self, step: int) -> None:
         manifest.write_manifest(self._directory / str(step))
         for old in saved_steps(self._run_dir)[: -self._keep]:
             # The manifest first: what is half deleted must not look complete.
@@ -118,7 +128,7 @@ class Checkpoints:
             shutil.rmtree(self._directory / str(old), ignore_errors=True)
 
     def wait(self) -> None:
-        """Returns once the save in flight is on disk. Raises `CheckpointError` where the disk refuses."""
+        """Returns once the save in flight is complete everywhere. Raises `CheckpointError` where the disk refuses."""
         in_flight, self._in_flight = self._in_flight, None
         if in_flight is not None:
             with self._writable():

@@ -91,6 +91,35 @@ def test_sigterm_before_the_first_step_ends_with_its_own_status(tmp_path):
         assert pair.wait(BOUND) == [143, 143], pair.everything()
 
 
+# Process 0 reads long for its checksums; and each says what is on disk when it has waited for a save.
+SLOW_MANIFEST = """
+import time
+from gato.training import manifest
+from gato.training.checkpoint import Checkpoints, saved_steps
+write, wait = manifest.write_manifest, Checkpoints.wait
+def slow(folder):
+    time.sleep(3)
+    write(folder)
+def waited(self):
+    wait(self)
+    print("waited for:", self.latest, max(saved_steps(self._run_dir), default=None), flush=True)
+manifest.write_manifest, Checkpoints.wait = slow, waited
+"""
+
+
+def test_both_wait_until_a_save_has_its_checksums(pair_config, pair_run, tmp_path):
+    """Or one of them would wait in the next save, or at the end, where others give up after five minutes."""
+    config, run = pair_config.replace(checkpoint_every=12), tmp_path / "run"
+    with start_training(config, run, tmp_path / "logs", count=2, before=SLOW_MANIFEST) as pair:
+        assert pair.wait() == [0, 0], pair.everything()
+    for number in (0, 1):
+        lines = [line.split()[2:] for line in pair.output(number).splitlines() if line.startswith("waited for: ")]
+        assert lines[0] == ["None", "None"]
+        assert {"12", "24"} == {latest for latest, _ in lines[1:]}
+        assert all(latest == newest for latest, newest in lines), lines
+    assert_same_run(run, pair_run)
+
+
 FAILS_ON_1 = """
 from gato.tokenizers.errors import GatoError
 from gato.training import setup, trainer
