@@ -195,6 +195,7 @@ def experiment(stores: dict[str, Path], tmp_path: Path) -> Path:
 
 # What SLURM would do on one node of two tasks without GPUs: the variables that JAX reads, and the first failure counts.
 SRUN = """
+[[ " $* " == *" --cpus-per-task=3 gato "* ]] || exit 9  # sbatch's own, which a real srun does not know of
 while [[ $1 == --* ]]; do shift; done
 export JAX_PLATFORMS=cpu SLURM_JOB_ID={job} SLURM_NTASKS=2 SLURM_STEP_NUM_NODES=1 SLURM_STEP_NODELIST=localhost
 SLURM_PROCID=0 SLURM_LOCALID=0 "$@" & first=$!
@@ -211,7 +212,7 @@ def test_the_slurm_script_on_two_processes_of_this_machine(experiment: Path, tmp
     _program(tmp_path / "bin" / "srun", SRUN.format(job=_free_job()))
     _program(tmp_path / "bin" / "gato", f'exec {sys.executable} -m gato.launch.cli "$@"')
     environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    environment["GATO_COMPILATION_CACHE"] = str(tmp_path / "cache")
+    environment |= {"GATO_COMPILATION_CACHE": str(tmp_path / "cache"), "SLURM_CPUS_PER_TASK": "3"}
     script = ROOT / "launch" / "clusters" / "slurm.sh"
     command = ["bash", str(script), f"--config={experiment}", "--out", str(run)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
