@@ -158,14 +158,7 @@ class Checkpoints:
         The mesh and the number of processes may be others than those that saved. Raises `CheckpointError`."""
         path = self._directory / str(step)
         items = {"params": abstract(like.params), "optimizer": abstract(like.opt_state), "data": None}
-        count = jax.process_count()
-        found = _damage(path, items, (jax.process_index(), count))
-        if count > 1:
-            everywhere = multihost_utils.process_allgather(np.int32(len(found)))
-            if everywhere.any() and not found:
-                raise CheckpointError(f"{path}: damaged, as process {int(np.argmax(everywhere))} found and says")
-        if found:
-            raise _damaged(path, found)
+        check_together(path, items)
         loaded = _load(path, items)
         updates = jax.device_put(jax.numpy.asarray(step, jax.numpy.int32), like.step.sharding)
         state = TrainState(step=updates, params=loaded["params"], opt_state=loaded["optimizer"])
@@ -236,6 +229,7 @@ def load_for_inference(path: Path | str) -> tuple[Any, CheckpointMeta]:
     """
     checkpoint = find_checkpoint(path)
     meta = load_meta(checkpoint)
+    _check(checkpoint, ("params",))
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     shapes = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), saved_shapes(checkpoint)
@@ -244,16 +238,13 @@ def load_for_inference(path: Path | str) -> tuple[Any, CheckpointMeta]:
 
 
 def saved_shapes(checkpoint: Path) -> Any:
-    """Shapes and dtypes of a checkpoint's parameters, every byte of which was checked. Raises `CheckpointError`."""
-    found = _damage(checkpoint, ("params",))
-    if found:
-        raise _damaged(checkpoint, found)
+    """Shapes and dtypes of a checkpoint's parameters. Raises `CheckpointError`."""
     with _readable(checkpoint), _context():
         return ocp.checkpointables_metadata(checkpoint).metadata["params"]
 
 
 def load_params(checkpoint: Path, shapes: Any) -> Any:
-    """Those parameters of a checkpoint, checked by `saved_shapes` before, that `shapes` asks for.
+    """Those parameters of a checkpoint that `shapes` asks for. Nothing is checked here.
 
     Args:
       shapes: `jax.ShapeDtypeStruct` with a sharding, in the structure of all parameters or of a part of them.
@@ -285,15 +276,32 @@ def _damage(path: Path, items: Collection[str], share: tuple[int, int] = (0, 1))
         return [f"{error.filename or manifest.FILE}: {error.strerror}"]
 
 
+def _check(path: Path, items: Collection[str]) -> None:
+    """Raises `CheckpointError` unless every byte of these items is as it was written."""
+    found = _damage(path, items)
+    if found:
+        raise _damaged(path, found)
+
+
+def check_together(path: Path, items: Collection[str]) -> None:
+    """The same by all processes of a run: each reads a share of the files, and all raise where one found something."""
+    count = jax.process_count()
+    found = _damage(path, items, (jax.process_index(), count))
+    if count > 1:
+        everywhere = multihost_utils.process_allgather(np.int32(len(found)))
+        if everywhere.any() and not found:
+            raise CheckpointError(f"{path}: damaged, as process {int(np.argmax(everywhere))} found and says")
+    if found:
+        raise _damaged(path, found)
+
+
 def _damaged(path: Path, found: list[str]) -> CheckpointError:
     more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
     return CheckpointError(f"{path}: damaged: {'; '.join(found[:3])}{more}; {_way_out(path)}")
 
 
 def _load_checked(path: Path, items: dict[str, Any]) -> dict[str, Any]:
-    found = _damage(path, items)
-    if found:
-        raise _damaged(path, found)
+    _check(path, items)
     return _load(path, items)
 
 

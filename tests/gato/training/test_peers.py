@@ -152,11 +152,27 @@ def test_what_the_disk_refuses_process_0_is_a_mistake_of_the_user_for_both(pair_
     assert "process 0 of 2 ended (IsADirectoryError: " in pair.output(1)
 
 
+# Says which files of a checkpoint's parameters this process reads for their checksums.
+READ = """
+from gato.training import manifest
+checksum = manifest._checksum
+def told(path):
+    if "params" in path.parts:
+        print(f"read: {path}\\n", end="", flush=True)
+    return checksum(path)
+manifest._checksum = told
+"""
+
+
 def test_a_pair_starts_from_the_parameters_of_another_run(train_config, finished_run, tmp_path):
     run = tmp_path / "run"
     config = train_config.replace(initial=str(finished_run), steps=3)
-    with start_training(config, run, tmp_path / "logs", count=2) as pair:
+    with start_training(config, run, tmp_path / "logs", count=2, before=READ) as pair:
         assert pair.wait() == [0, 0], pair.everything()
+    lines = (pair.output(0) + pair.output(1)).splitlines()
+    read = sorted(line for line in lines if line.startswith(f"read: {finished_run}"))
+    files = (finished_run / "checkpoints" / "8" / "params").rglob("*")
+    assert read == sorted(f"read: {path}" for path in files if path.is_file()), "each by one of the two"
     assert f"arrays from {finished_run}/checkpoints/8\n" in pair.output(0)
     first, before = (without_timings(place)[0]["loss"] for place in (run, finished_run))
     assert first < before - 0.3
