@@ -17,10 +17,12 @@ the same, and the step times compare the two. *MFU* is against the data sheet, w
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import os
 import resource
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 # One thread of a CPU: before JAX reads its flags.
@@ -253,28 +255,47 @@ def main() -> None:
             for choice in itertools.product(args.rows, args.remat, args.accumulate, args.targets, args.head)
         ]
         found += measure(name, config, choices, args.length, mesh, ceiling, 1 if args.quick else args.repeats)
+        write_json(args.json, found)
     if jax.default_backend() == "cpu":
         print(f"ceiling {ceiling.best / 1e9:.0f} GFLOP/s")
     print(f"peak memory of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")
-    write_json(args.json, found)
+
+
+@contextlib.contextmanager
+def room_for(choice: Choice, refused: list[Choice]) -> Iterator[None]:
+    """Notes the choice where a device has too little memory for what is done inside."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        refused.append(choice)
 
 
 def measure(
     name: str, config: ModelConfig, choices: list[Choice], length: int, mesh: Any, ceiling: Ceiling, repeats: int
 ) -> list[dict[str, Any]]:
-    """All choices of one model in turns, from one state; prints their lines."""
-    cases = {}
+    """All choices of one model in turns, from one state; prints their lines. A choice that does not fit the devices is
+    a row that says so."""
+    cases: dict[Choice, Case] = {}
+    refused: list[Choice] = []
     for choice in choices:
         groups = sharding.batch_parts(mesh) * choice.accumulate
         batch = make_batch(Vocabulary(), choice.rows, length, choice.targets, groups)
-        cases[choice] = Case(config.replace(remat=choice.remat), batch, choice.head, mesh, choice.accumulate)
-    state = next(iter(cases.values())).initial()
+        with room_for(choice, refused):
+            cases[choice] = Case(config.replace(remat=choice.remat), batch, choice.head, mesh, choice.accumulate)
+    state: TrainState | None = None
     ceiling.best = 0.0
     for attempt in range(repeats + 1):
-        for case in cases.values():
+        for choice, case in list(cases.items()):
             ceiling.run()
-            state = case.run(state)
-            if attempt == 0:
+            taken, state = state, None  # a step that fails may have its buffers
+            with room_for(choice, refused):
+                state = case.run(case.initial() if taken is None else taken)
+            del taken
+            if choice in refused:
+                del cases[choice]
+            elif attempt == 0:
                 case.best = float("inf")
     del state
     peak = peak_flops(jax.devices()[0].device_kind)
@@ -299,6 +320,10 @@ def measure(
             f"{rate / peak if peak else float('nan'):4.2f}  {case.bytes / 1e9:9.1f}",
             flush=True,
         )
+    for choice in refused:
+        model = {"preset": name, "position": config.position, "scan_layers": config.scan_layers}
+        found.append({**model, **choice._asdict(), "error": "not enough memory on a device"})
+        print(f"{name:10}  {config.position:14}  {found[-1]['error']}: {choice}", flush=True)
     for choice, case in cases.items():
         dense = cases.get(choice._replace(head="dense"))
         if choice.head == "sparse" and dense:

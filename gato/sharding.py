@@ -132,6 +132,13 @@ def state_shardings(state: Any, params: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(place, state)
 
 
+def abstract(shapes: Any, shardings: Any) -> Any:
+    """A pytree of shapes and dtypes together with where they lie: what stands for arrays that need not be there."""
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, shardings
+    )
+
+
 def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
 

@@ -11,7 +11,6 @@ Each command's module is imported when it runs, so that ``gato --help`` does not
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import os
 import re
@@ -28,16 +27,11 @@ from gato.launch.arguments_agent import add_agent_commands, name_run
 from gato.launch.arguments_data import add_data_command
 from gato.launch.arguments_train import add_plan_command, add_train_command
 from gato.launch.huge_pages import use_huge_pages
-from gato.tokenizers.errors import GatoError, Terminated, printed, suggest
+from gato.tokenizers.errors import GatoError, Terminated, printed, status_of, suggest
 
-SUCCESS, USER_MISTAKE, INTERRUPTED = 0, 2, 130
+SUCCESS, INTERRUPTED = 0, 130
 # Commands that keep what they have finished when they are interrupted.
 _GO_ON = ("quickstart", "collect", "data import", "train", "evaluate")
-# What the machine refuses and the user can mend; other operating system errors are bugs.
-_REFUSALS = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),  # a file stands where a directory is wanted, or the other way round
-)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -152,12 +146,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"interrupted{'; run the same command again to go on' if command in _GO_ON else ''}", file=sys.stderr)
         return interruption.status if isinstance(interruption, Terminated) else INTERRUPTED
     except (GatoError, OSError) as error:
-        if os.environ.get("GATO_DEBUG") == "1":
-            raise
-        if isinstance(error, OSError) and error.errno not in _REFUSALS:
+        status = status_of(error)
+        if status is None or os.environ.get("GATO_DEBUG") == "1":
             raise
         print(f"gato: {printed(error)}", file=sys.stderr)
-        return error.status if isinstance(error, GatoError) else USER_MISTAKE
+        return status
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -7,10 +7,18 @@ its traceback. Messages name the place (file, field, episode), the value that wa
 from __future__ import annotations
 
 import difflib
+import errno
 import sys
 from collections.abc import Callable, Iterable
 
 TRANSIENT = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong with the command, start it again
+
+
+# What the operating system refuses and only the user can mend. Its other errors are bugs, or over soon.
+REFUSALS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),  # a file stands where a directory is wanted, or the other way round
+)
 
 
 class GatoError(Exception):
@@ -39,7 +47,14 @@ class VocabularyError(GatoError):
     """A value cannot be held by the vocabulary, or two vocabularies differ."""
 
 
-def printed(error: Exception) -> str:
+def status_of(error: BaseException) -> int | None:
+    """What a command ends with after an error that the user can mend; None: a bug, which keeps its traceback."""
+    if isinstance(error, GatoError):
+        return error.status
+    return GatoError.status if isinstance(error, OSError) and error.errno in REFUSALS else None
+
+
+def printed(error: BaseException) -> str:
     """The message as the command line shows it: in one line, and the table below it, if there is one."""
     line, _, table = str(error).partition("\n\n")
     if not table.startswith("  "):

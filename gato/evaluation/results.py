@@ -24,7 +24,7 @@ import numpy as np
 from gato.data_pipelines.atomic_file import replace_file
 from gato.data_pipelines.environments.registry import get_task, versions
 from gato.evaluation.demonstrations import EvaluationError
-from gato.evaluation.jobs import Job, Line, PlayJob, Protocol, Result, Work, Written
+from gato.evaluation.jobs import Job, Line, PlayJob, Result, Work, Written
 from gato.evaluation.prompts import PromptSource
 from gato.evaluation.report_pictures import write_gif, write_png
 from gato.evaluation.rollouts import Outcome
@@ -32,8 +32,6 @@ from gato.evaluation.scores import summarise, task_entry
 from gato.training.manifest import FILE as MANIFEST
 
 Record = dict[str, Any]
-# Fields of the protocol that earlier results lack: these were drawn as by default.
-_LATER = tuple(Protocol().sampling)
 
 
 class Journal:
@@ -103,7 +101,7 @@ class Journal:
             )
         changed: dict[str, str] = {}
         for about in before:
-            then = dict.fromkeys(_LATER) | about["conditions"]
+            then = about["conditions"]
             for key, value in (item for name in about["names"] for item in now[name].items()):
                 if then.get(key, value) != value:
                     changed[key] = f"{key} {then[key]} instead of {value}"
@@ -157,9 +155,7 @@ class Journal:
         return {"names": names, "conditions": conditions}
 
     def _path(self, job: Job) -> Path:
-        about = self._about(job)
-        conditions = {k: v for k, v in about["conditions"].items() if v is not None or k not in _LATER}
-        key = json.dumps([_plain(job), about | {"conditions": conditions}, self._checkpoint])
+        key = json.dumps([_plain(job), self._about(job), self._checkpoint])
         return self._folder / "jobs" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
 
 

@@ -44,11 +44,7 @@ class CompiledStep:
 
 def abstract_arguments(config: TrainConfig, steps: Steps, targets: int, patches: int) -> tuple[Any, Any]:
     """State and batch of a step as shapes with dtypes and shardings. `targets`, `patches`: of one group of rows."""
-    state = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        jax.eval_shape(steps.create_state),
-        steps.state_shardings,
-    )
+    state = sharding.abstract(jax.eval_shape(steps.create_state), steps.state_shardings)
     place = sharding.batch_sharding(steps.mesh)
     shapes = batch_shapes(config.batch_size, config.length, steps.groups, patches, targets)
     batch = {name: jax.ShapeDtypeStruct(shape, dtype, sharding=place) for name, (shape, dtype) in shapes.items()}

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, AxisType, Mesh
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh
 
 from gato import sharding
 from gato.data_pipelines.loader import static_size
+from gato.model.attention import choose, platform
 from gato.planning import analytic, network, traffic
 from gato.planning import collectives as reader
 from gato.planning.collectives import Collective
@@ -145,12 +146,13 @@ def make_plan(
       compiled: False estimates everything from the shapes, which is all that can be done for GPUs.
 
     Raises:
-      GatoError: topology, mesh and batch do not fit each other, or libtpu is not installed; `CompilerError` where the
-        compiler fails, and not for the memory.
+      GatoError: topology, mesh and batch do not fit each other, libtpu is not installed, or training would refuse the
+        model there; `CompilerError` where the compiler fails, and not for the memory.
     """
     config = config.replace(mesh=mesh)
     compiled = compiled and topology.is_tpu
     steps = plan_steps(config, _devices_mesh(topology, mesh, devices) if compiled else _abstract_mesh(topology, mesh))
+    choose(config.model, platform(steps.mesh))  # an estimate traces no model, which would notice a missing kernel
     rows = config.batch_size // steps.groups
     room, mean = (
         Shares(
@@ -187,7 +189,9 @@ def _devices_mesh(topology: Topology, mesh: MeshConfig, devices: Sequence[Any] |
 
 def _abstract_mesh(topology: Topology, mesh: MeshConfig) -> Any:
     sizes = sharding.mesh_sizes(mesh.data, mesh.fsdp, mesh.tensor, topology.devices)
-    return AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * 3)
+    kind = "tpu" if topology.is_tpu else "gpu"
+    device = AbstractDevice(device_kind=topology.chip.kinds[0], num_cores=1, platform=kind)
+    return AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * 3, abstract_device=device)
 
 
 def _parameters(steps: Steps) -> int:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
-import errno
+import itertools
 import logging
 import os
 import shutil
@@ -26,21 +26,20 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax._src import distributed  # the client's barriers have no public name
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from gato.tokenizers.errors import TRANSIENT
+from gato.tokenizers.errors import REFUSALS, TRANSIENT
 from gato.tokenizers.vocabulary import Vocabulary
 from gato.training import manifest
 from gato.training.checkpoint_meta import CheckpointError, CheckpointMeta
 from gato.training.step import TrainState
 
 FOLDER = "checkpoints"
-# What writing again would not change. Anything else may be over soon: a file server that does not answer, say.
-_REFUSALS = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
-)
+LONGEST = 24 * 3600  # seconds that processes wait for the checksums; one that is lost ends all of them sooner
+
+_saves = itertools.count()  # every process counts the same
 
 
 class WriteFailed(CheckpointError):
@@ -110,13 +109,18 @@ class Checkpoints:
         with self._writable(), _context():
             writing = ocp.save_checkpointables_async(self._directory / str(step), items, overwrite=True)
         self._latest = step
-        self._in_flight = self._background.submit(self._finish, step, writing)
+        self._in_flight = self._background.submit(self._finish, step, writing, next(_saves))
 
-    def _finish(self, step: int, writing: Any) -> None:
+    def _finish(self, step: int, writing: Any, number: int) -> None:
         """In the background: once all processes have written, the manifest; then older checkpoints go."""
         writing.result()
-        if jax.process_index() != 0:
-            return
+        if jax.process_index() == 0:
+            self._complete(step)
+        if jax.process_count() > 1:
+            # Here the others may wait long. At the next save, or when they end, they would for five minutes only.
+            distributed.global_state.client.wait_at_barrier(f"gato/saved/{number}", LONGEST * 1000)
+
+    def _complete(self, step: int) -> None:
         manifest.write_manifest(self._directory / str(step))
         for old in saved_steps(self._run_dir)[: -self._keep]:
             # The manifest first: what is half deleted must not look complete.
@@ -124,7 +128,7 @@ class Checkpoints:
             shutil.rmtree(self._directory / str(old), ignore_errors=True)
 
     def wait(self) -> None:
-        """Returns once the save in flight is on disk. Raises `CheckpointError` where the disk refuses."""
+        """Returns once the save in flight is complete everywhere. Raises `CheckpointError` where the disk refuses."""
         in_flight, self._in_flight = self._in_flight, None
         if in_flight is not None:
             with self._writable():
@@ -154,14 +158,7 @@ class Checkpoints:
         The mesh and the number of processes may be others than those that saved. Raises `CheckpointError`."""
         path = self._directory / str(step)
         items = {"params": abstract(like.params), "optimizer": abstract(like.opt_state), "data": None}
-        count = jax.process_count()
-        found = _damage(path, items, (jax.process_index(), count))
-        if count > 1:
-            everywhere = multihost_utils.process_allgather(np.int32(len(found)))
-            if everywhere.any() and not found:
-                raise CheckpointError(f"{path}: damaged, as process {int(np.argmax(everywhere))} found and says")
-        if found:
-            raise _damaged(path, found)
+        check_together(path, items)
         loaded = _load(path, items)
         updates = jax.device_put(jax.numpy.asarray(step, jax.numpy.int32), like.step.sharding)
         state = TrainState(step=updates, params=loaded["params"], opt_state=loaded["optimizer"])
@@ -176,10 +173,11 @@ class Checkpoints:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether a write failed for what only the user can mend. TensorStore says the system's error in a ValueError."""
+    """Whether a write failed for what only the user can mend; anything else may be over soon: a file server that does
+    not answer, say. TensorStore says the system's error in a ValueError."""
     if isinstance(error, OSError):
-        return error.errno in _REFUSALS
-    return any(os.strerror(number) in str(error) for number in _REFUSALS)
+        return error.errno in REFUSALS
+    return any(os.strerror(number) in str(error) for number in REFUSALS)
 
 
 def abstract(tree: Any) -> Any:
@@ -231,6 +229,7 @@ def load_for_inference(path: Path | str) -> tuple[Any, CheckpointMeta]:
     """
     checkpoint = find_checkpoint(path)
     meta = load_meta(checkpoint)
+    _check(checkpoint, ("params",))
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     shapes = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), saved_shapes(checkpoint)
@@ -239,16 +238,13 @@ def load_for_inference(path: Path | str) -> tuple[Any, CheckpointMeta]:
 
 
 def saved_shapes(checkpoint: Path) -> Any:
-    """Shapes and dtypes of a checkpoint's parameters, every byte of which was checked. Raises `CheckpointError`."""
-    found = _damage(checkpoint, ("params",))
-    if found:
-        raise _damaged(checkpoint, found)
+    """Shapes and dtypes of a checkpoint's parameters. Raises `CheckpointError`."""
     with _readable(checkpoint), _context():
         return ocp.checkpointables_metadata(checkpoint).metadata["params"]
 
 
 def load_params(checkpoint: Path, shapes: Any) -> Any:
-    """Those parameters of a checkpoint, checked by `saved_shapes` before, that `shapes` asks for.
+    """Those parameters of a checkpoint that `shapes` asks for. Nothing is checked here.
 
     Args:
       shapes: `jax.ShapeDtypeStruct` with a sharding, in the structure of all parameters or of a part of them.
@@ -280,15 +276,32 @@ def _damage(path: Path, items: Collection[str], share: tuple[int, int] = (0, 1))
         return [f"{error.filename or manifest.FILE}: {error.strerror}"]
 
 
+def _check(path: Path, items: Collection[str]) -> None:
+    """Raises `CheckpointError` unless every byte of these items is as it was written."""
+    found = _damage(path, items)
+    if found:
+        raise _damaged(path, found)
+
+
+def check_together(path: Path, items: Collection[str]) -> None:
+    """The same by all processes of a run: each reads a share of the files, and all raise where one found something."""
+    count = jax.process_count()
+    found = _damage(path, items, (jax.process_index(), count))
+    if count > 1:
+        everywhere = multihost_utils.process_allgather(np.int32(len(found)))
+        if everywhere.any() and not found:
+            raise CheckpointError(f"{path}: damaged, as process {int(np.argmax(everywhere))} found and says")
+    if found:
+        raise _damaged(path, found)
+
+
 def _damaged(path: Path, found: list[str]) -> CheckpointError:
     more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
     return CheckpointError(f"{path}: damaged: {'; '.join(found[:3])}{more}; {_way_out(path)}")
 
 
 def _load_checked(path: Path, items: dict[str, Any]) -> dict[str, Any]:
-    found = _damage(path, items)
-    if found:
-        raise _damaged(path, found)
+    _check(path, items)
     return _load(path, items)
 
 

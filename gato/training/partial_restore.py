@@ -14,7 +14,14 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from gato.training.checkpoint import check_vocabulary, find_checkpoint, load_meta, load_params, saved_shapes
+from gato.training.checkpoint import (
+    check_together,
+    check_vocabulary,
+    find_checkpoint,
+    load_meta,
+    load_params,
+    saved_shapes,
+)
 from gato.training.checkpoint_meta import CheckpointError, CheckpointMeta
 
 # Of the network's configuration, what does not say what its parameters mean.
@@ -86,7 +93,7 @@ def _same_everywhere(checkpoint: Path) -> Path:
 def restore_params(
     path: Path | str, params: Any, wanted: Callable[[str], bool] = lambda name: True
 ) -> tuple[Any, Restored]:
-    """`params` with the values of a checkpoint wherever name and shape are the same.
+    """`params` with the values of a checkpoint wherever name and shape are the same. All processes of a run call it.
 
     Args:
       path: ``<run>`` or ``<run>/checkpoints/<step>``.
@@ -97,6 +104,7 @@ def restore_params(
       CheckpointError: no checkpoint there, a damaged one, or one in which nothing fits.
     """
     checkpoint = find_checkpoint(path)
+    check_together(checkpoint, ("params",))
     saved, ours = _by_name(saved_shapes(checkpoint)), _by_name(params)
     initial = {}
     for name, array in ours.items():

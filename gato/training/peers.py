@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 import jax
 from jax._src import distributed  # the client's key-value store has no public name
 
-from gato.tokenizers.errors import TRANSIENT, GatoError, Terminated, printed
+from gato.tokenizers.errors import TRANSIENT, GatoError, Terminated, printed, status_of
 from gato.training.checkpoint_meta import CheckpointError
 
 BEAT = 1.0  # seconds between two signs of life
@@ -37,8 +37,8 @@ class Peers:
     """Entered for the length of a run.
 
     An exception that leaves it in a run of several processes is printed and ends the process at once, with the status
-    of a `GatoError`, 130 for Ctrl-C, 143 for SIGTERM and 1 for anything else: the ordinary way out waits minutes for
-    processes that will not come.
+    of the command line for it (`status_of`), 130 for Ctrl-C, 143 for SIGTERM and 1 for anything else: the ordinary way
+    out waits minutes for processes that will not come.
     """
 
     def __init__(self) -> None:
@@ -67,15 +67,15 @@ class Peers:
         if error is None:
             self._say("done")
             return
-        status = 1
-        if isinstance(error, GatoError):
+        status = status_of(error)
+        if status is not None:
             print(f"gato: {printed(error)}", file=sys.stderr)
-            status = error.status
         elif isinstance(error, KeyboardInterrupt):
             status = error.status if isinstance(error, Terminated) else 128 + signal.SIGINT
         else:
+            status = 1
             traceback.print_exception(error)
-        self._say(f"failed {' '.join(f'{type(error).__name__}: {error}'.split())[:300]}")
+        self._say(f"failed {status} {' '.join(f'{type(error).__name__}: {error}'.split())[:300]}")
         sys.stderr.flush()
         if self._index == 0:
             time.sleep(GRACE + 2 * BEAT)  # the others must be able to read it
@@ -130,18 +130,19 @@ class Peers:
                 if sign == "done" or process == str(self._index):
                     continue
                 if sign.startswith("failed") and silence > GRACE:
-                    _end(f"process {process} of {self._count} ended ({sign.removeprefix('failed ')})")
+                    _, status, words = sign.split(" ", 2)
+                    _end(f"process {process} of {self._count} ended ({words})", int(status))
                 if silence > LOST_AFTER:
                     _end(f"no sign of life from process {process} of {self._count} for {silence:.0f} s")
             if self._over.wait(BEAT):
                 return
 
 
-def _end(message: str) -> NoReturn:
-    print(
-        f"gato: {message}; this process ends too. Start all of them again with the same command: the run goes on from "
-        "its newest checkpoint",
-        file=sys.stderr,
-        flush=True,
-    )
-    os._exit(TRANSIENT)
+def _end(message: str, cause: int = TRANSIENT) -> NoReturn:
+    """`cause`: the status of the process that is gone. What no start can mend is that for all: a cluster's restart
+    policy may ask any of them."""
+    message = f"gato: {message}; this process ends too"
+    if cause != GatoError.status:
+        message += ". Start all of them again with the same command: the run goes on from its newest checkpoint"
+    print(message, file=sys.stderr, flush=True)
+    os._exit(cause if cause == GatoError.status else TRANSIENT)

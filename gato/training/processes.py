@@ -160,15 +160,17 @@ def _slurm_gpus(environment: Mapping[str, str], tasks: int) -> list[int] | None:
     """All visible GPUs where JAX would wrongly take the one with the task's number on its node.
 
     That number is right for one task a GPU, all GPUs being visible to each. It is wrong where a node has one task,
-    which would train on one of its GPUs (jax-ml/jax #16788), and where SLURM shows each task only its own GPU
-    (``--gpus-per-task``), which is number 0 for every task (jax-ml/jax #28194).
+    which would train on one of its GPUs (jax-ml/jax #16788), and where SLURM shows each task only its own GPUs
+    (``--gpus-per-task``), which begin at number 0 for every task (jax-ml/jax #28194). ``--gpu-bind`` may undo that:
+    then a task sees more than it was given.
     """
     visible = environment.get("CUDA_VISIBLE_DEVICES", "")
     if not visible or "JAX_LOCAL_DEVICE_IDS" in environment:
         return None
     count = len(visible.split(","))
     one_a_node = _number(environment, "SLURM_STEP_NUM_NODES") == tasks
-    return list(range(count)) if one_a_node or count == 1 else None
+    own = environment.get("SLURM_GPUS_PER_TASK", "").rpartition(":")[2]  # "2", or with a type "h100:2"
+    return list(range(count)) if one_a_node or count == 1 or own == str(count) else None
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:

@@ -86,6 +86,10 @@ class Setup:
         """Parameters drawn from the seed, on the devices where they belong."""
         return jax.jit(self.create_state, out_shardings=self.state_shardings)()
 
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and shardings of that state; takes no memory."""
+        return sharding.abstract(jax.eval_shape(self.create_state), self.state_shardings)
+
     def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """A host batch on the devices. Every process holds the rows of its groups; the global batch is all of them."""
         place = sharding.batch_sharding(self.mesh)

@@ -148,6 +148,28 @@ def make_train_step(
     return train_step
 
 
+def make_evaluation(loss: Callable[[Any, Batch], LossSums], accumulate: int = 1) -> Callable[[Any, Batch], LossSums]:
+    """(params, batch) -> loss sums of the batch, `accumulate` micro-batches one after the other, as in a training step:
+    where that fits, this does.
+
+    Args:
+      loss: (params, batch) -> sums in evaluation mode.
+    """
+
+    def evaluate(params: Any, batch: Batch) -> LossSums:
+        if accumulate == 1:
+            return loss(params, batch)
+        parts = micro_batches(batch, accumulate)
+        shapes = jax.eval_shape(loss, params, jax.tree.map(lambda array: array[0], parts))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        total, _ = jax.lax.scan(
+            lambda sums, part: (jax.tree.map(jnp.add, sums, loss(params, part)), None), zeros, parts
+        )
+        return total
+
+    return evaluate
+
+
 def micro_batches(batch: Batch, count: int) -> dict[str, jax.Array]:
     """[G, ...] or [B, ...] -> [count, G / count, ...] or [count, B / count, ...]: every count-th group.
 

@@ -18,7 +18,7 @@ from gato.model.transformer import GatoModel, init_params
 from gato.training.config import TrainConfig
 from gato.training.loss import LossSums
 from gato.training.optimizer import learning_rate_schedule, make_optimizer
-from gato.training.step import StepMetrics, TrainState, batch_loss, make_train_step, step_key
+from gato.training.step import StepMetrics, TrainState, batch_loss, make_evaluation, make_train_step, step_key
 
 BatchLoss = Callable[..., LossSums]  # as `batch_loss`
 
@@ -92,6 +92,7 @@ def make_steps(
 
     def class_losses(classes: int) -> Any:
         of_classes = functools.partial(sums, sources=classes)
-        return jax.jit(of_classes, in_shardings=(shardings.params, None), out_shardings=whole)
+        evaluate = make_evaluation(of_classes, config.accumulate)
+        return jax.jit(evaluate, in_shardings=(shardings.params, None), out_shardings=whole)
 
     return Steps(mesh, groups, shardings, train_step, class_losses, create_state)

@@ -92,19 +92,22 @@ def _train(
     run_directory.prepare(run_dir, config)
     checkpoints = Checkpoints(run_dir, config.keep)
     try:
-        state = setup.initial_state()
-        parameters = run_directory.write_parameters(run_dir, state.params, decay_mask(state.params))
+        like = setup.abstract_state()
+        parameters = run_directory.write_parameters(run_dir, like.params, decay_mask(like.params))
         start, where = checkpoints.latest or 0, "from scratch"
         if start:
             # Another vocabulary has parameters of other shapes: said first, or the checkpoint would seem damaged.
             saved = load_meta(run_dir / FOLDER / str(start))
             check_vocabulary(saved, setup.meta.vocabulary, setup.meta.text_model, run_dir)
-            state, data = checkpoints.restore(start, state)
+            # Into shapes, not into a state: the devices may have no room for two.
+            state, data = checkpoints.restore(start, like)
             setup.loader.restore(data)
             where = f"resumed from step {start}"
-        elif config.initial:
-            params, restored = initial_params(config.initial, state.params, setup.meta)
-            state, where = dataclasses.replace(state, params=params), restored.summary()
+        else:
+            state = setup.initial_state()
+            if config.initial:
+                params, restored = initial_params(config.initial, state.params, setup.meta)
+                state, where = dataclasses.replace(state, params=params), restored.summary()
         with LiveLine(config.steps, start, shown=jax.process_index() == 0) as line, _Stop(line) as stop:
             line.say(f"{run_dir}: {parameters:,} parameters, {counted(len(config.sources), 'source')}, {where}")
             line.say(f"attention: {DESCRIPTIONS[choose(config.model, platform(setup.mesh))]}")

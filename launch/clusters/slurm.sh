@@ -35,4 +35,5 @@ export XLA_CLIENT_MEM_FRACTION=0.9
 export XLA_FLAGS="--xla_gpu_enable_latency_hiding_scheduler=true ${XLA_FLAGS:-}"
 
 # --kill-on-bad-exit: one process that failed ends the others, which would wait for it.
-srun --kill-on-bad-exit=1 gato train "$@"
+# --cpus-per-task: since Slurm 22.05 srun does not take it over from sbatch, and a process would have one core.
+srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-8}" gato train "$@"

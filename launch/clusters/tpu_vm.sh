@@ -16,14 +16,16 @@ set -euo pipefail
 : "${TPU:?name of the slice}" "${ZONE:?its zone}" "${IMAGE:?the image}" "${SHARED:?folder mounted on every worker}"
 
 # --privileged and --net=host: the container sees the TPU chips and the metadata server, which tells JAX the other
-# workers. --stop-timeout: SIGTERM to SIGKILL, for the last checkpoint (default 10 s).
+# workers. --stop-timeout: SIGTERM to SIGKILL, for the last checkpoint (default 10 s). --shm-size: at most so much for the
+# batches of config.loader_workers; a container has 64 MiB, and more than that in it is a bus error.
 # JAX_PLATFORMS: without it, a worker without working TPU chips would train on its processor without saying so.
 # GATO_COMPILATION_CACHE: --rm deletes the container's own files; kept on the shared folder, compiled programs stay.
 # No XLA flag is set: JAX and libtpu set what a TPU needs themselves (LIBTPU_INIT_ARGS adds to it).
 # docker stop: what an earlier line started goes on when gcloud loses its connection. It saves and ends, and --rm frees
-# its name and its chips a moment later.
-command="{ sudo docker stop --time=120 gato; while sudo docker inspect gato; do sleep 1; done; } >/dev/null 2>&1;"
-command+=" sudo docker run --rm --name=gato --privileged --net=host --stop-timeout=120 --env=JAX_PLATFORMS=tpu,cpu"
+# its name and its chips a moment later. (docker container inspect: without the word, an image of that name is one, too.)
+command="{ sudo docker stop --time=120 gato; while sudo docker container inspect gato; do sleep 1; done; } >/dev/null 2>&1;"
+command+=" sudo docker run --rm --name=gato --privileged --net=host --stop-timeout=120 --shm-size=16g"
+command+=" --env=JAX_PLATFORMS=tpu,cpu"
 command+=" --env=$(printf '%q' "GATO_COMPILATION_CACHE=$SHARED/cache/xla")"
 command+=" --volume=$(printf '%q' "$SHARED:$SHARED") $(printf '%q' "$IMAGE") train $(printf '%q ' "$@")"
 

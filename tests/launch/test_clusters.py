@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from gato.launch import cli
+from gato.tokenizers.errors import GatoError
 from gato.training.setup import CACHE_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,11 +76,15 @@ POD = {
             "image": str,
             "args": list,
             "env": [{"name": str, "value": str}],
+            "securityContext": {"privileged": bool},
             "resources": {"limits": {"google.com/tpu": int}},
             "volumeMounts": [{"name": str, "mountPath": str}],
         }
     ],
-    "volumes": [{"name": str, "persistentVolumeClaim": {"claimName": str}}],
+    "volumes": [
+        {"name": str, "emptyDir": {"medium": str}},
+        {"name": str, "persistentVolumeClaim": {"claimName": str}},
+    ],
 }
 JOB = {
     "parallelism": int,
@@ -103,13 +108,16 @@ JOBSET = {
 
 
 def mistakes(value: Any, schema: Any, path: str = "") -> list[str]:
-    """What is missing in `value`, unknown, or of another type than `schema` says."""
+    """What is missing in `value`, unknown, or of another type than `schema` says. The last schema of a list is for all
+    items from there on."""
     if isinstance(schema, type):
         return [] if isinstance(value, schema) else [f"{path}: {value!r} is no {schema.__name__}"]
     if isinstance(schema, list):
         if not isinstance(value, list):
             return [f"{path}: no list"]
-        return [text for number, item in enumerate(value) for text in mistakes(item, schema[0], f"{path}[{number}]")]
+        schemas = [schema[min(number, len(schema) - 1)] for number in range(len(value))]
+        found = (mistakes(*pair, f"{path}[{number}]") for number, pair in enumerate(zip(value, schemas, strict=True)))
+        return [text for texts in found for text in texts]
     if not isinstance(value, dict):
         return [f"{path}: no mapping"]
     wrong = [f"{path}.{name}: unknown" for name in value.keys() - schema]
@@ -136,11 +144,14 @@ def test_the_jobset_asks_for_as_many_hosts_as_its_slice_has() -> None:
     assert job["parallelism"] == job["completions"] == hosts
     # Only what no restart can mend ends it for good.
     (rule,) = job["podFailurePolicy"]["rules"]
-    assert rule["onExitCodes"] == {"operator": "In", "values": [cli.USER_MISTAKE]}
+    assert rule["onExitCodes"] == {"operator": "In", "values": [GatoError.status]}
     mounted = container(jobset)["volumeMounts"][0]["mountPath"]
     arguments = cli.parse(["train", *container(jobset)["args"][1:]])
     assert str(arguments.out).startswith(f"{mounted}/")
     assert f":{mounted}/" in arguments.config
+    volumes = {volume["name"]: volume for volume in job["template"]["spec"]["volumes"]}
+    mounts = {mount["mountPath"]: volumes[mount["name"]] for mount in container(jobset)["volumeMounts"]}
+    assert mounts["/dev/shm"]["emptyDir"] == {"medium": "Memory"}  # what loader_workers send through
     environment = {variable["name"]: variable["value"] for variable in container(jobset)["env"]}
     assert environment[CACHE_VARIABLE].startswith(f"{mounted}/")  # a pod's own disk goes with it
 
@@ -170,7 +181,7 @@ def test_arguments_arrive_whole_on_the_workers_of_a_tpu_vm(tmp_path: Path) -> No
     assert "--volume=/a b:/a b" in command
     # The same line again: what the one before left running is stopped, by the name that it was given.
     assert "--name=gato" in command
-    assert stopped.read_text().splitlines() == ["docker stop --time=120 gato", "docker inspect gato"]
+    assert stopped.read_text().splitlines() == ["docker stop --time=120 gato", "docker container inspect gato"]
     assert f"--env={CACHE_VARIABLE}=/a b/cache/xla" in command
     del environment["IMAGE"]
     done = subprocess.run([script, *arguments], capture_output=True, text=True, env=environment)

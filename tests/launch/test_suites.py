@@ -12,6 +12,7 @@ import pytest
 from gato.data_pipelines.environments import registry
 from gato.data_pipelines.environments.suite import Suite
 from gato.launch import cli
+from gato.tokenizers.errors import GatoError
 
 
 @pytest.fixture
@@ -82,5 +83,5 @@ def test_instructions_are_shown(gato):
 
 
 def test_a_wrong_suite_gets_a_suggestion(capsys):
-    assert cli.main(["suites", "dm_contrl"]) == cli.USER_MISTAKE
+    assert cli.main(["suites", "dm_contrl"]) == GatoError.status
     assert "unknown suite 'dm_contrl'; did you mean 'dm_control'" in capsys.readouterr().err

@@ -50,6 +50,14 @@ def test_what_is_counted(plan: Plan) -> None:
     assert sum(one.bytes for one in gathered) == pytest.approx(2 * 2 * plan.parameters * 7 / 8)
 
 
+@pytest.mark.parametrize(("topology", "platform"), [("h200:1x1", "gpu"), ("v3:4x4", "tpu_v4")])
+def test_what_training_refuses_there_is_not_planned(topology: str, platform: str) -> None:
+    config, where = experiment("gato_79m", attention="fused"), parse(topology)
+    with pytest.raises(ModelError, match=f"no kernel for position 'transformer_xl' .* on {platform}; use 'auto'"):
+        make_plan(config, where, MeshConfig(), compiled=False)
+    make_plan(config.replace(model=config.model.replace(position="rope")), where, MeshConfig(), compiled=False)
+
+
 def test_room_that_stays_empty_is_no_useful_work() -> None:
     """As the trainer's `batch_flops` counts: otherwise a plan's MFU could never be measured."""
     plan = make_plan(experiment(remat="none"), parse("h200:4x8"), MeshConfig(4, 8, 1))

@@ -91,6 +91,35 @@ def test_sigterm_before_the_first_step_ends_with_its_own_status(tmp_path):
         assert pair.wait(BOUND) == [143, 143], pair.everything()
 
 
+# Process 0 reads long for its checksums; and each says what is on disk when it has waited for a save.
+SLOW_MANIFEST = """
+import time
+from gato.training import manifest
+from gato.training.checkpoint import Checkpoints, saved_steps
+write, wait = manifest.write_manifest, Checkpoints.wait
+def slow(folder):
+    time.sleep(3)
+    write(folder)
+def waited(self):
+    wait(self)
+    print("waited for:", self.latest, max(saved_steps(self._run_dir), default=None), flush=True)
+manifest.write_manifest, Checkpoints.wait = slow, waited
+"""
+
+
+def test_both_wait_until_a_save_has_its_checksums(pair_config, pair_run, tmp_path):
+    """Or one of them would wait in the next save, or at the end, where others give up after five minutes."""
+    config, run = pair_config.replace(checkpoint_every=12), tmp_path / "run"
+    with start_training(config, run, tmp_path / "logs", count=2, before=SLOW_MANIFEST) as pair:
+        assert pair.wait() == [0, 0], pair.everything()
+    for number in (0, 1):
+        lines = [line.split()[2:] for line in pair.output(number).splitlines() if line.startswith("waited for: ")]
+        assert lines[0] == ["None", "None"]
+        assert {"12", "24"} == {latest for latest, _ in lines[1:]}
+        assert all(latest == newest for latest, newest in lines), lines
+    assert_same_run(run, pair_run)
+
+
 FAILS_ON_1 = """
 from gato.tokenizers.errors import GatoError
 from gato.training import setup, trainer
@@ -106,16 +135,44 @@ trainer.build = fail
 
 def test_a_process_that_fails_before_the_first_step_ends_the_other_with_its_words(pair_config, tmp_path):
     with start_training(pair_config, tmp_path / "run", tmp_path / "logs", count=2, before=FAILS_ON_1) as pair:
-        assert pair.wait(BOUND) == [75, 2], pair.everything()
+        assert pair.wait(BOUND) == [2, 2], pair.everything()  # no restart policy of either may start them again
     assert "gato: data/rooms: no such store" in pair.output(1)
     assert "process 1 of 2 ended (GatoError: data/rooms: no such store)" in pair.output(0)
+    assert "Start all of them again" not in pair.output(0)
+
+
+def test_what_the_disk_refuses_process_0_is_a_mistake_of_the_user_for_both(pair_config, tmp_path):
+    """Only process 0 opens the lock; here a directory has its name."""
+    run = tmp_path / "run"
+    (run / ".training.lock").mkdir(parents=True)
+    with start_training(pair_config, run, tmp_path / "logs", count=2) as pair:
+        assert pair.wait(BOUND) == [2, 2], pair.everything()
+    assert f"gato: [Errno 21] Is a directory: '{run}/.training.lock'" in pair.output(0)
+    assert "Traceback" not in pair.output(0)
+    assert "process 0 of 2 ended (IsADirectoryError: " in pair.output(1)
+
+
+# Says which files of a checkpoint's parameters this process reads for their checksums.
+READ = """
+from gato.training import manifest
+checksum = manifest._checksum
+def told(path):
+    if "params" in path.parts:
+        print(f"read: {path}\\n", end="", flush=True)
+    return checksum(path)
+manifest._checksum = told
+"""
 
 
 def test_a_pair_starts_from_the_parameters_of_another_run(train_config, finished_run, tmp_path):
     run = tmp_path / "run"
     config = train_config.replace(initial=str(finished_run), steps=3)
-    with start_training(config, run, tmp_path / "logs", count=2) as pair:
+    with start_training(config, run, tmp_path / "logs", count=2, before=READ) as pair:
         assert pair.wait() == [0, 0], pair.everything()
+    lines = (pair.output(0) + pair.output(1)).splitlines()
+    read = sorted(line for line in lines if line.startswith(f"read: {finished_run}"))
+    files = (finished_run / "checkpoints" / "8" / "params").rglob("*")
+    assert read == sorted(f"read: {path}" for path in files if path.is_file()), "each by one of the two"
     assert f"arrays from {finished_run}/checkpoints/8\n" in pair.output(0)
     first, before = (without_timings(place)[0]["loss"] for place in (run, finished_run))
     assert first < before - 0.3

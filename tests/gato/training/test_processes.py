@@ -83,6 +83,9 @@ def test_a_half_set_environment_is_refused_by_name(environment: dict[str, str], 
         ({}, None),  # no GPUs
         ({"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}, None),  # one task a GPU: JAX takes SLURM_LOCALID
         ({"CUDA_VISIBLE_DEVICES": "0"}, [0]),  # --gpus-per-task=1
+        ({"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_GPUS_PER_TASK": "2"}, [0, 1]),  # --gpus-per-task=2
+        ({"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_GPUS_PER_TASK": "h100:2"}, [0, 1]),
+        ({"CUDA_VISIBLE_DEVICES": "0,1,2,3", "SLURM_GPUS_PER_TASK": "1"}, None),  # and --gpu-bind=none
         ({"CUDA_VISIBLE_DEVICES": "0,1,2,3", "SLURM_NTASKS": "2"}, [0, 1, 2, 3]),  # one task a node
         ({"CUDA_VISIBLE_DEVICES": "0", "JAX_LOCAL_DEVICE_IDS": "0"}, None),  # the user decides
     ],
@@ -192,6 +195,7 @@ def experiment(stores: dict[str, Path], tmp_path: Path) -> Path:
 
 # What SLURM would do on one node of two tasks without GPUs: the variables that JAX reads, and the first failure counts.
 SRUN = """
+[[ " $* " == *" --cpus-per-task=3 gato "* ]] || exit 9  # sbatch's own, which a real srun does not know of
 while [[ $1 == --* ]]; do shift; done
 export JAX_PLATFORMS=cpu SLURM_JOB_ID={job} SLURM_NTASKS=2 SLURM_STEP_NUM_NODES=1 SLURM_STEP_NODELIST=localhost
 SLURM_PROCID=0 SLURM_LOCALID=0 "$@" & first=$!
@@ -208,7 +212,7 @@ def test_the_slurm_script_on_two_processes_of_this_machine(experiment: Path, tmp
     _program(tmp_path / "bin" / "srun", SRUN.format(job=_free_job()))
     _program(tmp_path / "bin" / "gato", f'exec {sys.executable} -m gato.launch.cli "$@"')
     environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    environment["GATO_COMPILATION_CACHE"] = str(tmp_path / "cache")
+    environment |= {"GATO_COMPILATION_CACHE": str(tmp_path / "cache"), "SLURM_CPUS_PER_TASK": "3"}
     script = ROOT / "launch" / "clusters" / "slurm.sh"
     command = ["bash", str(script), f"--config={experiment}", "--out", str(run)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)

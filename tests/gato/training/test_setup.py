@@ -21,6 +21,7 @@ from gato.data_pipelines.store import Store
 from gato.training import setup as training_setup
 from gato.training.checkpoint import load_for_inference, saved_steps
 from gato.training.config import MeshConfig, TrainConfig
+from gato.training.cost import compiled_memory
 from gato.training.setup import build
 from gato.training.trainer import train
 
@@ -96,6 +97,19 @@ def test_eight_devices_train_as_one(train_config: TrainConfig, tmp_path: Path) -
         np.testing.assert_allclose(found, losses, rtol=1e-5, err_msg=str(mesh))
         close = functools.partial(np.testing.assert_allclose, atol=2e-5, err_msg=str(mesh))
         jax.tree.map(close, params, expected)
+
+
+def test_validation_takes_the_micro_batches_of_training_and_no_more_memory(train_config: TrainConfig) -> None:
+    """Or the first validation would end a run whose steps fit."""
+    found = []
+    for accumulate in (1, 4):
+        setup = build(train_config.replace(batch_size=8, accumulate=accumulate, validation_every=1))
+        params, batch = setup.initial_state().params, setup.put(setup.validation_batches[0])
+        program = setup.validation_step.lower(params, batch).compile()  # type: ignore[attr-defined]
+        found.append((program(params, batch), compiled_memory(program).temporaries))
+    (whole, most), (parts, less) = found
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), parts, whole)
+    assert less < most / 2
 
 
 @pytest.mark.parametrize(

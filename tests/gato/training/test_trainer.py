@@ -1,6 +1,7 @@
 """A run from its configuration to its directory: resuming, signals, divergence, and what is refused."""
 
 import dataclasses
+import gc
 import os
 import re
 import resource
@@ -21,7 +22,7 @@ from gato.tokenizers.errors import printed
 from gato.tokenizers.text import train as train_text_model
 from gato.tokenizers.vocabulary import Vocabulary
 from gato.training import setup, trainer
-from gato.training.checkpoint import CheckpointError, load_for_inference, saved_steps
+from gato.training.checkpoint import CheckpointError, Checkpoints, load_for_inference, saved_steps
 from gato.training.config import TrainConfig
 from gato.training.metrics import read_metrics
 from gato.training.out_of_memory import OutOfMemoryError
@@ -86,6 +87,27 @@ def test_resumed_equals_uninterrupted(finished_run, train_config, tmp_path, monk
     assert saved_steps(tmp_path) == [4]
     assert train(train_config, tmp_path).step == 8
     assert_same_run(tmp_path, finished_run)
+
+
+def test_resuming_takes_the_memory_of_one_state(finished_run, train_config, tmp_path, monkeypatch):
+    run_dir = shutil.copytree(finished_run, tmp_path / "run")
+    shutil.rmtree(run_dir / "checkpoints" / "8")
+    held = []
+
+    def restore(self, *arguments):
+        gc.collect()
+        held.append(sum(array.nbytes for array in jax.live_arrays()))
+        restored = loaded(self, *arguments)
+        held.append(sum(array.nbytes for array in jax.live_arrays()))
+        return restored
+
+    loaded = Checkpoints.restore
+    monkeypatch.setattr(Checkpoints, "restore", restore)
+    gc.collect()
+    before = sum(array.nbytes for array in jax.live_arrays())
+    train(train_config, run_dir)
+    assert held[0] - before < (held[1] - held[0]) / 10, "a state was there before it was read"
+    assert_same_run(run_dir, finished_run)
 
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
