@@ -116,9 +116,10 @@ class Checkpoints:
         writing.result()
         if jax.process_index() == 0:
             self._complete(step)
-        if jax.process_count() > 1:
+        client = distributed.global_state.client
+        if client is not None:  # one of several processes
             # Here the others may wait long. At the next save, or when they end, they would for five minutes only.
-            distributed.global_state.client.wait_at_barrier(f"gato/saved/{number}", LONGEST * 1000)
+            client.wait_at_barrier(f"gato/saved/{number}", LONGEST * 1000)
 
     def _complete(self, step: int) -> None:
         manifest.write_manifest(self._directory / str(step))
