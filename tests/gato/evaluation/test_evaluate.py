@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import os
@@ -25,7 +24,7 @@ from gato.data_pipelines.store_writer import StoreWriter
 from gato.evaluation import specialist
 from gato.evaluation.demonstrations import Demonstrations, EvaluationError, open_demonstrations
 from gato.evaluation.evaluate import choose, evaluate
-from gato.evaluation.jobs import Protocol, plan_jobs
+from gato.evaluation.jobs import Protocol
 from gato.inference.sampling import SamplingError
 from gato.inference.session import AgentError
 from gato.training import manifest, run_lock
@@ -138,25 +137,9 @@ def test_sampling_is_part_of_the_protocol(toy_run, tmp_path):
         evaluate(toy_run, ["toy/hopeless"], Protocol(2), out=tmp_path / "greedy", **HERE)
 
 
-def test_results_without_a_word_about_sampling_were_drawn_as_by_default(toy_run, tmp_path):
+def test_results_of_another_sampling_are_refused(toy_run, tmp_path):
     settings = {"out": tmp_path, **HERE}
     evaluate(toy_run, ["toy/hopeless"], Protocol(1), **settings)
-    (finished,), written = (tmp_path / "jobs").iterdir(), json.loads((tmp_path / "summary.json").read_text())
-    record = json.loads(finished.read_text())
-    for conditions in (record["about"]["conditions"], written["protocol"]):
-        for name in ("temperature", "top_k", "top_p"):
-            assert conditions.pop(name) is None
-    (tmp_path / "summary.json").write_text(json.dumps(written))
-    # The name that a job had when there was no such word.
-    meta, (checkpoint,) = load_meta(toy_run), (toy_run / "checkpoints").iterdir()
-    (job,) = plan_jobs(choose(meta, ["toy/hopeless"], None), meta, Protocol(1), [])
-    sums = hashlib.sha256((checkpoint / manifest.FILE).read_bytes()).hexdigest()
-    key = json.dumps([{"kind": "PlayJob", **dataclasses.asdict(job)}, record["about"], sums])
-    assert finished.stem == hashlib.sha256(key.encode()).hexdigest()[:16]
-    finished.write_text(json.dumps(record))
-    before = finished.stat().st_mtime_ns
-    evaluate(toy_run, ["toy/hopeless"], Protocol(1), **settings)
-    assert finished.stat().st_mtime_ns == before
     with pytest.raises(EvaluationError, match="with top_k None instead of 3, which"):
         evaluate(toy_run, ["toy/hopeless"], Protocol(1, top_k=3), **settings)
 
