@@ -9,11 +9,10 @@ import jax
 from gato.training.config import TrainConfig
 from gato.training.setup import build
 
-SECONDS = 15.0  # of measuring, after compilation
 WARM_STEPS = 3
 
 
-def seconds_per_step(config: TrainConfig, seconds: float = SECONDS) -> float:
+def seconds_per_step(config: TrainConfig, seconds: float) -> float:
     """Mean wall-clock seconds of a step after compilation, over about `seconds`; the parameters are thrown away.
 
     The compiled step stays in the compilation cache, so the run that follows does not compile it again.

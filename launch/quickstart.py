@@ -46,7 +46,8 @@ ROUNDING, FEWEST = 50, 200  # steps
 # Compiling once more, the validation losses on the way, and that steps become slower while a machine warms up, as a
 # share of the training's time.
 OVERHEAD = 0.1
-MEASURING = 40.0  # seconds, compilation included; part of the training
+# Part of the training: compiling, then timing steps, for as long as one bad moment of a machine may not decide a budget.
+COMPILING, TIMING, SHARE_OF_TIMING = 25.0, 15.0, 0.01  # seconds, seconds at least, of the budget
 
 
 class BudgetError(GatoError):
@@ -131,8 +132,9 @@ class Quickstart:
         if "steps" not in self.journal.notes:
             from gato.launch.calibrate import seconds_per_step
 
-            self.console.print(f"compiling and measuring a training step: about {duration(MEASURING)} ...")
-            seconds = seconds_per_step(config)
+            timing = max(TIMING, SHARE_OF_TIMING * self.budget)
+            self.console.print(f"compiling and measuring a training step: about {duration(COMPILING + timing)} ...")
+            seconds = seconds_per_step(config, timing)
             available = (self.training_seconds() - (time.monotonic() - began)) * (1 - OVERHEAD)
             steps = max(FEWEST, int(available / seconds / ROUNDING) * ROUNDING)
             if self.budget <= DEFAULT_BUDGET:
