@@ -1,9 +1,10 @@
-"""Plans of the shipped configurations on TPU slices: what `gato plan` says of each, in one table.
+"""Plans of the shipped configurations on TPU slices and GPU nodes: what `gato plan` says of each, in one table.
 
     python benchmarks/plan.py [--json FILE] [--markdown FILE] [--only TEXT]
 
-Nothing runs on a TPU: memory and collectives are the compiler's, times are a model. A case takes minutes to compile;
-rows that FILE holds already are kept, so that an interrupted run goes on.
+Nothing runs on a TPU or a GPU: for TPUs memory and collectives are the compiler's, for GPUs they are estimates, and
+times are a model. A case takes minutes to compile; rows that FILE holds already are kept, so that an interrupted run
+goes on.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ CASES = [
     ("gato_7b", "v5e:16x16", 8, 1, ()),
     ("gato_7b", "v5e:16x16", 64, 1, ()),
     ("gato_7b", "v5e:16x16", 64, 4, ()),
+    *(("gato_1_2b", where, 8, 1, ()) for where in ("a100:32x8", "h100:32x8", "h200:4x8")),
+    *((name, "h200:1x8", 1, 1, ()) for name in ("gato_364m", "gato_79m")),
+    ("gato_7b", "h100:32x8", 8, 1, ()),
 ]
 COLUMNS = (
     *("configuration", "slice", "mesh (data x fsdp x tensor)", "GiB of a device", "sent by a device, GiB a step"),
@@ -59,7 +63,8 @@ def main() -> None:
             config = train_config(load_config(name, overrides))
         plan = make_plan(config, topology.parse(where), MeshConfig(-1, fsdp, tensor))
         print(report.to_text(plan, name), flush=True)
-        print(f"compiled in {plan.needs.compile_seconds:.0f} s\n", flush=True)
+        if plan.compiled:
+            print(f"compiled in {plan.needs.compile_seconds:.0f} s\n", flush=True)
         rows[case] = {"case": case} | report.to_json(plan, name)
         jax.clear_caches()  # a program of a pod is large
         if options.json:
@@ -83,14 +88,14 @@ def _result(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def _page(rows: list[dict[str, Any]]) -> str:
     versions = ", ".join(f"{p} {version(p)}" for p in ("jax", "libtpu"))
     lines = [
-        "# Plans for TPU slices",
+        "# Plans for TPU slices and GPU nodes",
         "",
         "Made by `python benchmarks/plan.py --json plans.json --markdown docs/results/plan.md` with",
         f"{versions}, on a CPU.",
-        "**Nothing here ran on a TPU.** Memory and bytes sent are what XLA's compiler for that TPU says; times, rates",
-        "and MFU (of useful operations) are a model (data-sheet rates, from everything at once to nothing at once);",
-        "[plan.md](../plan.md) says how to read them. A device is a chip; on v3, one of a chip's two cores. Batches",
-        "are 512 x 1,024 tokens, remat full.",
+        "**Nothing here ran on a TPU or a GPU.** Memory and bytes sent are what XLA's compiler for that TPU says, and",
+        "estimates from the shapes for GPUs; times, rates and MFU (of useful operations) are a model (data-sheet",
+        "rates, from everything at once to nothing at once); [plan.md](../plan.md) says how to read them. A device is",
+        "a chip; on v3, one of a chip's two cores. Batches are 512 x 1,024 tokens, remat full.",
         "",
         f"| {' | '.join(COLUMNS)} |",
         f"|{' --- |' * len(COLUMNS)}",
@@ -111,7 +116,8 @@ def _page(rows: list[dict[str, Any]]) -> str:
                 f"{row['mfu']:.0%} ({low:.0%} to {high:.0%})",
                 f"{row['days']:.2f}",
             ]
-        lines.append(f"| {' | '.join([*cells, format(row['compile_seconds'], '.0f')])} |")
+        compiled_in = "estimated" if row["compile_seconds"] is None else format(row["compile_seconds"], ".0f")
+        lines.append(f"| {' | '.join([*cells, compiled_in])} |")
     return "\n".join(lines) + "\n"
 
 

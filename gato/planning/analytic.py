@@ -9,16 +9,19 @@ from typing import Any
 
 from gato.model.attention import TILES
 from gato.planning.collectives import Collective
+from gato.tokenizers.image import PATCH
 from gato.training.config import TrainConfig
 from gato.training.cost import Memory, device_bytes
 from gato.training.loss import LOGITS_BYTES
 
+PATCH_MAPS = 7  # of the patch encoder's side x side x width, which the backward pass finds again (XLA's plan: 6.8)
 
-def memory(config: TrainConfig, mesh: dict[str, int], state: Any, batch: Any, targets: int) -> Memory:
+
+def memory(config: TrainConfig, mesh: dict[str, int], state: Any, batch: Any, targets: int, patches: int) -> Memory:
     """Of one device.
 
     Args:
-      state, batch: `compiled_step.abstract_arguments`. targets: of one group of rows.
+      state, batch: `compiled_step.abstract_arguments`. targets, patches: of one group of rows.
     """
     model = config.model
     tokens = config.batch_size * config.length // (mesh["data"] * mesh["fsdp"] * config.accumulate)
@@ -46,7 +49,7 @@ def memory(config: TrainConfig, mesh: dict[str, int], state: Any, batch: Any, ta
         arguments=arguments,
         outputs=device_bytes(state),
         aliased=device_bytes(state),
-        temporaries=gradients + kept + scores + logits,
+        temporaries=gradients + kept + scores + logits + PATCH_MAPS * _patch_map(config) * patches,
         program=0,
     )
 
@@ -78,8 +81,12 @@ def collectives(config: TrainConfig, mesh: dict[str, int], parameters: int) -> l
     return sorted(found, key=lambda one: -one.bytes)
 
 
-def memory_traffic(config: TrainConfig, mesh: dict[str, int], state: Any) -> int:
-    """Bytes between a device and its memory: weights in each pass, the optimizer's state, activations both ways."""
+def memory_traffic(config: TrainConfig, mesh: dict[str, int], state: Any, patches: int) -> int:
+    """Bytes between a device and its memory: weights in each pass, the optimizer's state, activations both ways.
+
+    Args:
+      patches: of one group of rows.
+    """
     model = config.model
     itemsize = 2 if model.dtype == "bfloat16" else 4
     tokens = config.batch_size * config.length // (mesh["data"] * mesh["fsdp"])
@@ -88,4 +95,11 @@ def memory_traffic(config: TrainConfig, mesh: dict[str, int], state: Any) -> int
     touched = 2 * (8 * model.width + 6 * inner + 4 * half) * itemsize * tokens * model.layers
     # With "dots" the second forward pass reads the products instead of the weights.
     passes, again = 4 if model.remat == "full" else 3, model.remat != "none"
-    return weights * passes * config.accumulate + 3 * device_bytes(state) + touched * (3 + again)
+    encoder = 3 * 2 * PATCH_MAPS * _patch_map(config) * patches * config.accumulate
+    return weights * passes * config.accumulate + 3 * device_bytes(state) + touched * (3 + again) + encoder
+
+
+def _patch_map(config: TrainConfig) -> int:
+    """Bytes of one map of a patch's features: each number of the encoder's width at each place."""
+    patch = config.model.patch
+    return (PATCH // patch.stride) ** 2 * patch.width * (2 if config.model.dtype == "bfloat16" else 4)

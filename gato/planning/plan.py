@@ -217,12 +217,12 @@ def _compiled(config: TrainConfig, steps: Steps, targets: int, patches: int) -> 
 def _estimated(config: TrainConfig, steps: Steps, targets: int, patches: int) -> Needs:
     state, batch = abstract_arguments(config, steps, targets, patches)
     sizes = dict(steps.mesh.shape)
-    memory = analytic.memory(config, sizes, state, batch, targets)
+    memory = analytic.memory(config, sizes, state, batch, targets, patches)
     return Needs(
         memory=memory,
         bytes=memory.total,
         collectives=analytic.collectives(config, sizes, _parameters(steps)),
-        traffic=analytic.memory_traffic(config, sizes, state),
+        traffic=analytic.memory_traffic(config, sizes, state, patches),
     )
 
 

@@ -72,6 +72,19 @@ def test_room_that_stays_empty_is_no_useful_work() -> None:
     assert plan.useful_flops < plan.executed_flops
 
 
+def test_pictures_need_memory_and_its_time() -> None:
+    """Each patch is 16 x 16 places of the encoder's width, several times: more than a token of all the layers keeps."""
+    few, many = (
+        make_plan(experiment("gato_79m"), parse("h200:1x8"), MeshConfig(8, 1, 1), target_share=0.25, patch_share=share)
+        for share in (0.25, 0.75)
+    )
+    patches = 512 // 8 * 1024 // 2  # more of them on a device
+    assert many.needs.bytes - few.needs.bytes > 5 * 16 * 16 * 128 * 2 * patches
+    assert few.seconds is not None
+    assert many.seconds is not None
+    assert many.seconds.memory > 1.5 * few.seconds.memory
+
+
 def test_float32_is_computed_in_tf32() -> None:
     bfloat16, float32 = (
         make_plan(experiment(dtype=dtype), parse("h200:4x8"), MeshConfig(4, 8, 1)).seconds

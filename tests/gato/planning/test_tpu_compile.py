@@ -91,3 +91,18 @@ def test_what_does_not_fit_is_said_and_not_raised() -> None:
     assert not plan.fits
     assert plan.seconds is None
     assert plan.needs.bytes > plan.limit
+
+
+def test_an_estimate_knows_what_the_patch_encoder_keeps() -> None:
+    """The slope of the compiler's memory over patches: for small models with pictures it is most of all memory."""
+    config, where = experiment("gato_79m", 32, layers=2), parse("v5e:2x2")
+    compiled, estimated = (
+        [
+            plan.needs.memory.temporaries
+            for share in (0.25, 0.75)
+            if (plan := make_plan(config, where, MeshConfig(), target_share=0.25, patch_share=share, compiled=really))
+            and plan.needs.memory is not None
+        ]
+        for really in (True, False)
+    )
+    assert estimated[1] - estimated[0] == pytest.approx(compiled[1] - compiled[0], rel=0.2)
