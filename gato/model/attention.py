@@ -31,9 +31,10 @@ from gato.sharding import partition
 
 Backend = Literal["heads", "blocks", "splash", "triton", "relative"]
 
-# Queries and keys in a tile of the XLA backends. On a CPU it must stay in the cache; elsewhere small tiles go through
-# memory more often (`gato plan` of the paper's step on a v3: 0.459 s of memory time with 128, 0.384 s with 512).
-TILES: dict[Backend, int] = {"heads": 128, "blocks": 512}
+# Queries and keys in a tile. On a CPU it must stay in the cache; elsewhere small tiles of plain XLA go through memory
+# more often (`gato plan` of the paper's step on a v3: 0.459 s of memory time with 128, 0.384 s with 512). Triton's is
+# the largest that JAX tests for all of these head sizes, forward and backward; relative is not tuned on a chip.
+TILES: dict[Backend, int] = {"heads": 128, "blocks": 512, "splash": 512, "triton": 64, "relative": 256}
 _SHORT = 128  # tokens of a row whose attention weights are kept for the backward pass
 
 DESCRIPTIONS: dict[Backend, str] = {
@@ -84,6 +85,18 @@ def choose(config: ModelConfig, platform: str) -> Backend:
     if config.attention == "xla" or kernel is None or (config.attention == "auto" and kernel == "relative"):
         return plain
     return kernel
+
+
+def tile_size(backend: Backend, length: int, block: int | None = None) -> int:
+    """Queries and keys in one tile of a row of so many tokens; `block` is for the XLA backends."""
+    if backend in ("heads", "blocks"):
+        return min(block or TILES[backend], length)
+    return min(TILES[backend], -(-length // 128) * 128)
+
+
+def in_one_tile(backend: Backend, length: int, block: int | None = None) -> bool:
+    """Whether a row is one masked square, whose weights are kept for the backward pass."""
+    return backend in ("heads", "blocks") and length <= min(block or TILES[backend], _SHORT)
 
 
 def fused_in(program: str) -> set[Backend]:
@@ -145,21 +158,21 @@ def run(
     interpret: bool = False,
 ) -> jax.Array:
     """`attention` on one device. With `interpret` the steps of a kernel are plain operations, on any platform."""
+    if in_one_tile(backend, q.shape[2], block):
+        return _one_tile(q, k, v, segments_BL, position)
+    tile = tile_size(backend, q.shape[2], block)
     # Kernels are imported where they are used: the Pallas libraries take a while to load.
     if backend in ("splash", "triton"):
         from gato.model import fused
 
         kernel = fused.splash if backend == "splash" else fused.triton
-        return kernel(q, k, v, segments_BL, interpret)
+        return kernel(q, k, v, segments_BL, tile, interpret)
     if backend == "relative":
         from gato.model import relative_kernel
 
         assert position is not None
-        return relative_kernel.attend(q, k, v, segments_BL, position.queries_BHLK, position.keys_HMK, interpret)
-    block = block or TILES[backend]
-    if q.shape[2] <= min(block, _SHORT):
-        return _one_tile(q, k, v, segments_BL, position)
-    return blockwise.attend(q, k, v, segments_BL, position, block, backend == "heads")
+        return relative_kernel.attend(q, k, v, segments_BL, position.queries_BHLK, position.keys_HMK, tile, interpret)
+    return blockwise.attend(q, k, v, segments_BL, position, tile, backend == "heads")
 
 
 def _one_tile(q: jax.Array, k: jax.Array, v: jax.Array, segments_BL: jax.Array, position: Position | None) -> jax.Array:

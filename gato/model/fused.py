@@ -13,18 +13,18 @@ PADDING_SEGMENT = -1
 
 
 def splash(
-    q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array, segments_BL: jax.Array, interpret: bool = False
+    q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array, segments_BL: jax.Array, tile: int, interpret: bool = False
 ) -> jax.Array:
     """`attention.attention` without a position term, on a TPU.
 
     Args:
+      tile: queries and keys in one.
       interpret: runs the kernel's steps as plain operations, on any platform (slow; for tests).
     """
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     heads, length, size = q_BHLK.shape[1:]
-    tile = 512 if length >= 512 else -(-length // 128) * 128
     q, k, v, segments_BL = _whole_tiles((q_BHLK * size**-0.5, k_BHLK, v_BHLK), segments_BL, tile)
     padded = q.shape[2]
     sizes = kernel.BlockSizes(
@@ -42,7 +42,7 @@ def splash(
 
 
 def triton(
-    q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array, segments_BL: jax.Array, interpret: bool = False
+    q_BHLK: jax.Array, k_BHLK: jax.Array, v_BHLK: jax.Array, segments_BL: jax.Array, tile: int, interpret: bool = False
 ) -> jax.Array:
     """`attention.attention` without a position term, on an NVIDIA GPU; for 16-bit numbers.
 
@@ -53,7 +53,6 @@ def triton(
     from jax.experimental.pallas.ops.gpu import attention as kernel
 
     length, size = q_BHLK.shape[2:]
-    tile = 64  # the largest of the sizes that JAX tests for all of these head sizes, forward and backward
     q, k, v, segments_BL = _whole_tiles((q_BHLK, k_BHLK, v_BHLK), segments_BL, tile)
     out_BLHK = kernel.mha(
         *(x.swapaxes(1, 2) for x in (q, k, v)),

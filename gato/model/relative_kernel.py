@@ -21,12 +21,10 @@ from jax.experimental.pallas import tpu as pltpu
 
 from gato.model.blockwise import MASKED, pad
 
-TILE = 256  # not tuned on a chip
-
 Arrays = tuple[jax.Array, ...]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
 def attend(
     q_BHLK: jax.Array,
     k_BHLK: jax.Array,
@@ -34,20 +32,21 @@ def attend(
     segments_BL: jax.Array,
     queries_BHLK: jax.Array,
     keys_HMK: jax.Array,
+    tile: int,
     interpret: bool,
 ) -> jax.Array:
     """`attention.attention` with a position term.
 
     Args:
       queries_BHLK, keys_HMK: as in `attention.Position`; M >= L.
+      tile: queries and keys in one, a multiple of 128.
       interpret: runs the kernel's steps as plain operations, on any platform (slow; for tests).
     """
-    return _forward(q_BHLK, k_BHLK, v_BHLK, segments_BL, queries_BHLK, keys_HMK, interpret)[0]
+    return _forward(q_BHLK, k_BHLK, v_BHLK, segments_BL, queries_BHLK, keys_HMK, tile, interpret)[0]
 
 
-def _forward(q, k, v, segments_BL, queries, keys_HMK, interpret):
+def _forward(q, k, v, segments_BL, queries, keys_HMK, tile, interpret):
     length = q.shape[2]
-    tile = _tile(length)
     inputs = _inputs(q, k, v, segments_BL, queries, keys_HMK, tile)
     batch, heads, padded, size = inputs[0].shape
     specs = _Specs(padded, size, tile)
@@ -67,10 +66,9 @@ def _forward(q, k, v, segments_BL, queries, keys_HMK, interpret):
     return out[:, :, :length], saved
 
 
-def _backward(interpret, saved, dout_BHLK):
+def _backward(tile, interpret, saved, dout_BHLK):
     q, k, v, segments_BL, queries, keys_HMK, out_BHLK, logsum_BHL = saved
     length = q.shape[2]
-    tile = _tile(length)
     inputs = _inputs(q, k, v, segments_BL, queries, keys_HMK, tile)
     batch, heads, padded, size = inputs[0].shape
     specs = _Specs(padded, size, tile)
@@ -98,10 +96,6 @@ def _backward(interpret, saved, dout_BHLK):
 
 
 attend.defvjp(_forward, _backward)
-
-
-def _tile(length: int) -> int:
-    return min(TILE, -(-length // 128) * 128)
 
 
 def _inputs(q, k, v, segments_BL, queries, keys_HMK, tile):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gato.model.attention import TILES
+from gato.model.attention import tile_size
 from gato.planning.collectives import Collective
 from gato.tokenizers.image import PATCH
 from gato.training.config import TrainConfig
@@ -32,7 +32,7 @@ def memory(config: TrainConfig, mesh: dict[str, int], state: Any, batch: Any, ta
     block = (4 * model.width + queries * inner + 3 * half) * itemsize * tokens
     rows = tokens // config.length
     # One block of queries against the row, float32: scores, weights and their gradients.
-    tile = min(model.attention_block or TILES["blocks"], config.length)
+    tile = tile_size("blocks", config.length, model.attention_block)
     scores = 4 * rows * model.heads // mesh["tensor"] * tile * config.length * 4
     inputs = model.width * itemsize * tokens
     # Queries, keys, values and what the attention leaves behind; gate and value.
@@ -43,7 +43,8 @@ def memory(config: TrainConfig, mesh: dict[str, int], state: Any, batch: Any, ta
         "full": inputs * model.layers + block,
     }[model.remat]
     logits = 2 * min(targets * model.vocabulary_size // mesh["tensor"] * 4, LOGITS_BYTES)
-    gradients = device_bytes(state.params)
+    # Of the micro-batches so far, and of this one.
+    gradients = device_bytes(state.params) * (2 if config.accumulate > 1 else 1)
     arguments = device_bytes((state, batch))
     return Memory(
         arguments=arguments,

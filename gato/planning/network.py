@@ -51,6 +51,6 @@ def gpu_bandwidth(topology: Topology, mesh_shape: Mapping[str, int], axes: Seque
     per_node = topology.shape[1]
     stride = math.prod(mesh_shape[name] for name in names[names.index(axes[-1]) + 1 :])
     size = math.prod(mesh_shape[name] for name in axes)
-    inside = stride * size <= per_node
+    inside = per_node % (stride * size) == 0  # else some group straddles two nodes
     chip = topology.chip
     return chip.link_bandwidth if inside else chip.node_bandwidth

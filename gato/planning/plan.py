@@ -2,7 +2,7 @@
 
 What is compiled: memory, collectives. What is counted: FLOPs. What is a model: every time, and what follows from times.
 Useful FLOPs are for the targets and patches that there are, in the mean, as the trainer counts them for its MFU;
-executed ones are for all that a device has room for, with what remat computes again.
+executed ones (`executed`) are for all that a device has room for, with what is computed again.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from gato.planning import analytic, network, traffic
 from gato.planning import collectives as reader
 from gato.planning.collectives import Collective
 from gato.planning.compiled_step import abstract_arguments, compile_step, plan_steps
+from gato.planning.executed import executed_flops
 from gato.planning.hlo import parse
 from gato.planning.paper_rows import Shares, capacity_shares, mean_shares
 from gato.planning.topology import Topology, describe
 from gato.training.config import MeshConfig, TrainConfig
 from gato.training.cost import Memory
-from gato.training.flops import forward_flops, train_flops
+from gato.training.flops import train_flops
 from gato.training.steps import Steps
 
 PAPER_TOKENS = 524e9  # 1,000,000 steps of 512 rows of 1,024 tokens
@@ -152,7 +153,7 @@ def make_plan(
     config = config.replace(mesh=mesh)
     compiled = compiled and topology.is_tpu
     steps = plan_steps(config, _devices_mesh(topology, mesh, devices) if compiled else _abstract_mesh(topology, mesh))
-    choose(config.model, platform(steps.mesh))  # an estimate traces no model, which would notice a missing kernel
+    backend = choose(config.model, platform(steps.mesh))  # refuses what training would refuse, also for an estimate
     rows = config.batch_size // steps.groups
     room, mean = (
         Shares(
@@ -164,7 +165,7 @@ def make_plan(
     targets, patches = (static_size(share * rows * config.length) for share in room)
     parameters = _parameters(steps)
     needs = (_compiled if compiled else _estimated)(config, steps, targets, patches)
-    executed = _executed_flops(config, targets * steps.groups, patches * steps.groups)
+    executed = executed_flops(config, backend, targets * steps.groups, patches * steps.groups)
     there = (round(share * config.batch_size * config.length) for share in mean)
     return Plan(
         config=config,
@@ -224,13 +225,6 @@ def _estimated(config: TrainConfig, steps: Steps, targets: int, patches: int) ->
         collectives=analytic.collectives(config, sizes, _parameters(steps)),
         traffic=analytic.memory_traffic(config, sizes, state, patches),
     )
-
-
-def _executed_flops(config: TrainConfig, targets: int, patches: int) -> float:
-    """Of a step, with what `remat` lets the backward pass compute again: all of the blocks, or their attention."""
-    parts = forward_flops(config.model, config.batch_size, config.length, targets, patches)
-    again = {"none": (), "dots": ("scores",), "full": ("projections", "scores", "feed_forward")}[config.model.remat]
-    return 3.0 * sum(parts.values()) + sum(parts[name] for name in again)
 
 
 def _seconds(config: TrainConfig, topology: Topology, mesh: Any, needs: Needs, flops: float) -> Seconds | None:

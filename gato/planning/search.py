@@ -44,14 +44,18 @@ def search(
 
     Raises:
       PlanError: no combination fits, even by the estimate. That none fits as compiled is for the caller to see.
+      GatoError: each combination is refused; the first one's reason.
     """
     plan = functools.partial(make_plan, target_share=target_share, patch_share=patch_share)
-    estimates = []
+    estimates: list[Plan] = []
+    refused: list[GatoError] = []
     for candidate, arranged in combinations(config, topology, mesh):
         try:
             estimates.append(plan(candidate, topology, arranged, compiled=False))
-        except GatoError:  # does not divide
-            continue
+        except GatoError as error:  # the network does not divide over this mesh, or nothing of it can be planned
+            refused.append(error)
+    if refused and not estimates:
+        raise refused[0]
     if not estimates:
         where = "this mesh" if mesh else f"any mesh of {topology.devices} devices"
         raise PlanError(

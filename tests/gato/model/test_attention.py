@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gato.model import attention, relative, relative_kernel, rope
+from gato.model import attention, relative, rope
 from gato.model.config import ModelError
 from gato.model.presets import preset
 
@@ -125,7 +125,7 @@ def test_backends_equal_the_definition_forward_and_backward(
     backend, with_position, length, head_dim, dtype, monkeypatch
 ):
     """Lengths are no multiple of the block (24), or of a kernel's tile."""
-    monkeypatch.setattr(relative_kernel, "TILE", 128)  # interpreted, larger ones compile long
+    monkeypatch.setitem(attention.TILES, "relative", 128)  # interpreted, larger ones compile long
     arguments = case(length, head_dim, with_position, dtype)
     run = functools.partial(attention.run, block=24, backend=backend, interpret=True)
     got, want = both_passes(run, *arguments), both_passes(square, *arguments)

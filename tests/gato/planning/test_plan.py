@@ -41,7 +41,7 @@ def test_what_is_counted(plan: Plan) -> None:
     tokens = 512 * 1024
     assert plan.useful_flops == train_flops(plan.config.model, 512, 1024, tokens // 4, tokens // 2)
     again = plan.executed_flops / plan.useful_flops
-    assert 1.2 < again < 4 / 3, "the blocks' forward pass runs twice"
+    assert 4 / 3 < again < 1.5, "the blocks' forward pass runs twice, and tiles are whole"
     memory = plan.needs.memory
     assert memory is not None
     state = 3 * 4 * plan.parameters / 8  # parameters and two moments, float32, over 8
@@ -66,10 +66,8 @@ def test_room_that_stays_empty_is_no_useful_work() -> None:
     tokens = 512 * 1024
     counts = (round(share * tokens) for share in mean_shares())
     assert plan.useful_flops == train_flops(plan.config.model, 512, 1024, *counts)
-    assert plan.executed_flops == pytest.approx(
-        train_flops(plan.config.model, 512, 1024, *(round(share * tokens) for share in plan.room)), rel=1e-3
-    )
-    assert plan.useful_flops < plan.executed_flops
+    room = train_flops(plan.config.model, 512, 1024, *(round(share * tokens) for share in plan.room))
+    assert plan.useful_flops < room < plan.executed_flops < 1.2 * room, "whole tiles, some of them twice"
 
 
 def test_pictures_need_memory_and_its_time() -> None:
@@ -82,7 +80,24 @@ def test_pictures_need_memory_and_its_time() -> None:
     assert many.needs.bytes - few.needs.bytes > 5 * 16 * 16 * 128 * 2 * patches
     assert few.seconds is not None
     assert many.seconds is not None
-    assert many.seconds.memory > 1.5 * few.seconds.memory
+    assert many.seconds.memory > 1.3 * few.seconds.memory
+
+
+def test_micro_batches_keep_the_sum_of_gradients_beside_their_own() -> None:
+    accumulated, alone = (
+        make_plan(
+            experiment("gato_79m").replace(batch_size=8 * count, accumulate=count),
+            parse("h200:1x1"),
+            MeshConfig(1, 1, 1),
+            target_share=0.5,
+            patch_share=0.5,
+        )
+        for count in (64, 1)
+    )
+    assert accumulated.needs.memory is not None
+    assert alone.needs.memory is not None
+    more = accumulated.needs.memory.temporaries - alone.needs.memory.temporaries
+    assert more == pytest.approx(4 * alone.parameters), "the same rows at a time, and a sum of gradients"
 
 
 def test_float32_is_computed_in_tf32() -> None:
@@ -149,6 +164,21 @@ def test_a_search_ranks_what_fits_and_changes_the_mesh_for_7b() -> None:
     rates = [plan.tokens_per_second or 0 for plan in plans]
     assert rates == sorted(rates, reverse=True)
     assert "data x fsdp x tensor" in report.ranking(plans, estimates)
+
+
+def test_a_search_says_why_nothing_can_be_planned() -> None:
+    with pytest.raises(ModelError, match="no kernel for position 'transformer_xl'"):
+        search(experiment("gato_79m", attention="fused"), parse("h200:1x1"), tried=1)
+
+
+def test_a_group_that_straddles_two_nodes_sends_through_the_network() -> None:
+    """Three GPUs a group on nodes of eight: the third group has two on one node and one on the next."""
+    config = experiment("gato_79m", width=768).replace(batch_size=480)
+    inside = make_plan(config, parse("h100:3x8"), MeshConfig(12, 2, 1)).seconds
+    straddling = make_plan(config, parse("h100:3x8"), MeshConfig(8, 3, 1)).seconds
+    assert inside is not None
+    assert straddling is not None
+    assert straddling.network > 1.5 * inside.network
 
 
 def test_a_search_on_one_mesh_tries_no_other() -> None:

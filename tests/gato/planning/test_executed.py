@@ -1,0 +1,55 @@
+"""Executed FLOPs against the products that the traced program of attention holds."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from gato.model import attention
+from gato.model.attention import Backend
+from gato.model.blockwise import Position
+from gato.model.presets import preset
+from gato.planning.executed import score_flops
+
+
+def products(jaxpr: Any, runs: float = 1) -> float:
+    """FLOPs of all products; the body of a loop without a known number of turns counts once."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            total += runs * 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+        turns = equation.params["length"] if equation.primitive.name == "scan" else 1
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "jaxpr")):
+            if hasattr(inner, "jaxpr"):
+                total += products(inner.jaxpr, runs * turns)
+    return total
+
+
+@pytest.mark.parametrize("position", ["rope", "transformer_xl"])
+@pytest.mark.parametrize(("backend", "length"), [("blocks", 96), ("blocks", 256), ("heads", 256)])
+def test_products_of_queries_and_keys_are_those_of_the_program(backend: Backend, length: int, position: str) -> None:
+    """Of a row that is a single tile, where no loop has an unknown number of turns."""
+    model = preset("tiny", position=position, attention_block=256)
+    x_BHLK = jnp.ones((1, model.heads, length, model.head_dim))
+    relative = Position(x_BHLK, x_BHLK[0]) if position == "transformer_xl" else None
+
+    def summed(*arrays: Any) -> jax.Array:
+        return attention.run(*arrays[:3], jnp.zeros((1, length), jnp.int32), arrays[3], 256, backend).sum()
+
+    def both(*arrays: Any) -> Any:
+        return jax.value_and_grad(summed, (0, 1, 2, 3) if relative else (0, 1, 2))(*arrays)
+
+    traced = products(jax.make_jaxpr(both)(x_BHLK, x_BHLK, x_BHLK, relative).jaxpr)
+    assert traced == model.layers**-1 * sum(score_flops(model, backend, length))
+
+
+def test_tiles_above_the_diagonal_are_left_out() -> None:
+    model = preset("gato_79m", position="rope")
+    one_tile, eight = (sum(score_flops(model.replace(attention_block=block), "blocks", 1024)) for block in (1024, 128))
+    assert eight == one_tile * (8 * 9 / 2) / 8**2
