@@ -6,8 +6,9 @@ in place of 147. ``babyai-raw/LEVEL`` shows the 7x7x3 values of the Gato paper. 
 The cells are called "view" because leaves are read in the order of their names: so the mission comes first and every
 cell can be compared with it. The other way round a small network took several times as many frames to read missions.
 
-An episode ends at the level's own step limit; success is a positive reward. ``make(mission="wrong")`` is a control: the
-agent reads the mission of another episode, the task itself stays. A policy that scores as well with it does not read.
+An episode ends at its mission's own step limit, of which the task's is the largest; success is a positive reward.
+``make(mission="wrong")`` is a control: the agent reads the mission of another episode, the task itself stays. A policy
+that scores as well with it does not read.
 """
 
 from __future__ import annotations
@@ -116,14 +117,12 @@ def _names(suite: str) -> list[str]:
 def make_task(name: str) -> Task:
     """The task "babyai/LEVEL" or "babyai-raw/LEVEL"."""
     suite, _, level = name.partition("/")
-    simulator = _make_simulator(level)
-    _reset(simulator, 0)
     return Task(
         name=name,
         make=functools.partial(BabyAIEnvironment, level, raw=suite == "babyai-raw"),
         expert=bot_policy,
         metric="success",
-        max_steps=int(simulator.max_steps),
+        max_steps=_longest(_make_simulator(level)),
         noise=(0.0, 0.1, 0.2),
         controls={} if level in _ONE_MISSION else {"wrong mission": {"mission": "wrong"}},
     )
@@ -141,6 +140,20 @@ def _make_simulator(level: str) -> Any:
     gymnasium = import_package("gymnasium", "babyai")
     suffix = "" if level.endswith("-v1") else _SUFFIX  # one level is called so
     return gymnasium.make(f"{_PREFIX}{level}{suffix}", disable_env_checker=True).unwrapped
+
+
+def _longest(simulator: Any) -> int:
+    """The step limit of the level's longest mission.
+
+    A mission has the time to cross the whole maze as often as it needs to go somewhere (minigrid's `RoomGridLevel`).
+    Levels that generate their missions ("pick up ... and open ..., then put ...") ask for one to four things.
+    """
+    if simulator.fixed_max_steps or not hasattr(simulator, "instr_kinds"):
+        _reset(simulator, 0)
+        return int(simulator.max_steps)
+    things = max({"action": 1, "and": 2, "seq": 4}[kind] for kind in simulator.instr_kinds)
+    ways = 2 if "putnext" in simulator.action_kinds else 1
+    return simulator.room_size**2 * simulator.num_rows * simulator.num_cols * things * ways
 
 
 def _meaning(mission: str) -> list[str]:

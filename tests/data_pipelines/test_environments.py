@@ -126,6 +126,19 @@ def test_babyai_codes_hold_the_raw_values():
         assert first["direction"] == second["direction"]
 
 
+@pytest.mark.parametrize("level", ["GoToSeqS5R2", "MiniBossLevel", "SynthS5R2", "PickupLoc"])
+def test_no_mission_of_babyai_is_cut_before_its_own_limit(level):
+    """Missions of several parts have more time; whoever plays the task stops at the task's limit."""
+    task = get_task(f"babyai/{level}")
+    environment = task.make()
+    limits = []
+    for seed in range(60):
+        environment.reset(seed)
+        limits.append(environment.max_steps)
+    assert max(limits) <= task.max_steps
+    assert level == "MiniBossLevel" or max(limits) == task.max_steps, "a limit that no mission has"
+
+
 def test_the_wrong_mission_changes_the_text_and_nothing_else():
     task = get_task("babyai/PickupLoc")
     right, wrong = task.make(), task.make(**task.controls["wrong mission"])
