@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from collections.abc import Iterable
 from gato.inference.agent import Agent
 from gato.inference.chat import AGENT, PROMPT, USER, Chat
 from gato.inference.documents import make_document
-from gato.tokenizers.errors import SpecError, printed
+from gato.tokenizers.errors import SpecError, Terminated, printed
 from gato.training.setup import enable_compilation_cache
 
 
@@ -31,6 +32,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def converse(chat: Chat) -> None:
     """Reads lines until the input ends (Ctrl-D) and answers each; Ctrl-C ends an answer."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # bytes of another encoding are no reason to stop
     while True:
         try:
             words = input(f"{USER}: " if sys.stdin.isatty() else "").strip()
@@ -42,6 +45,8 @@ def converse(chat: Chat) -> None:
         print(f"{AGENT}:", end="", flush=True)
         try:
             show(chat.say(words))
+        except Terminated:  # SIGTERM ends it all
+            raise
         except KeyboardInterrupt:
             print()
         except SpecError as error:  # a line that is too long; the next one may not be

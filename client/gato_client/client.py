@@ -190,6 +190,7 @@ class Client:
         try:
             self.session = self._exchange(self._opened)
         except RefusedError as error:
+            self._disconnect()  # else the next request would find a connection without a session
             if error.code != "full":
                 raise
             # Others were quicker, or the server has not noticed yet that the old connection is gone.

@@ -1,7 +1,7 @@
 """Any single-agent environment of Gymnasium as an `Environment`: its spaces become leaves.
 
 ``Dict`` spaces become nested leaves, a bare space the leaf "observation" or "action"; uint8 boxes of [height, width, 1
-or 3] are images, other boxes continuous, ``Discrete`` is discrete.
+or 3] are images, other boxes continuous, ``Discrete`` is discrete, counted from 0 wherever the space starts.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class GymnasiumEnvironment:
         observation, action = self.simulator.observation_space, self.simulator.action_space
         self.spec = EpisodeSpec.of(_spec(observation, "observation"), _spec(action, "action", bounded=True))
         self._bare_observation, self._bare_action = not _is_dict(observation), not _is_dict(action)
-        self._actions = dict(flatten(_named(action, "action", lambda space: space)))
+        self._observations = _leaf_spaces(observation, "observation")
+        self._actions = _leaf_spaces(action, "action")
         self._mujoco = mujoco
         self._drawer: SceneDrawer | None = None
 
@@ -73,7 +74,9 @@ class GymnasiumEnvironment:
 
     def _leaves(self, observation: Any) -> Observation:
         values = {"observation": observation} if self._bare_observation else dict(flatten(observation))
-        return {path: _value(values[path], leaf) for path, leaf in self.spec.observations.items()}
+        return {
+            path: _value(values[path], leaf, self._observations[path]) for path, leaf in self.spec.observations.items()
+        }
 
 
 def _is_dict(space: Any) -> bool:
@@ -85,6 +88,11 @@ def _named(space: Any, name: str, leaf: Callable[[Any], Any]) -> dict[str, Any]:
     if not _is_dict(space):
         return {name: leaf(space)}
     return {key: _named(inner, key, leaf) if _is_dict(inner) else leaf(inner) for key, inner in space.items()}
+
+
+def _leaf_spaces(space: Any, name: str) -> dict[str, Any]:
+    """Leaf path -> the space that is in it."""
+    return dict(flatten(_named(space, name, lambda inner: inner)))
 
 
 def _spec(space: Any, name: str, bounded: bool = False) -> dict[str, Any]:
@@ -105,9 +113,10 @@ def _leaf(space: Any, name: str, bounded: bool) -> LeafSpec:
     return LeafSpec("continuous", space.shape, low=low, high=high)
 
 
-def _value(value: Any, leaf: LeafSpec) -> np.ndarray:
-    kind = {"continuous": np.float32, "discrete": np.int32, "image": np.uint8}[leaf.modality]
-    return np.asarray(value, kind)
+def _value(value: Any, leaf: LeafSpec, space: Any) -> np.ndarray:
+    if leaf.modality == "discrete":
+        return np.asarray(np.asarray(value) - space.start, np.int32)
+    return np.asarray(value, {"continuous": np.float32, "image": np.uint8}[leaf.modality])
 
 
 def _command(value: np.ndarray, space: Any) -> Any:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import collections
 import importlib
+import os
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -22,14 +24,13 @@ ATTEMPTS = 3  # at one job, before it is what kills the actors
 # What Ray says where an actor is gone. Memory and nodes are no actor errors for it: they derive from RayError alone.
 _DEATHS = ("RayActorError", "ObjectLostError", "OutOfMemoryError", "NodeDiedError")
 _PATIENCE = 60.0  # seconds without news, before a line says what is waited for
+_CONNECT_SECONDS = 10.0
 
 
 class _Actor:
     """What runs in an actor's process."""
 
     def __init__(self, flags: str) -> None:
-        import os
-
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
         from gato.training.setup import enable_compilation_cache
 
@@ -53,17 +54,36 @@ def run_on_ray(jobs: Sequence[Job], work: Work, processes: int, advance: Progres
       processes: actors, as far as the cluster has processors for them.
 
     Raises:
-      EvaluationError: Ray is not installed, the cluster has no processor to give, or a job killed several actors.
+      EvaluationError: Ray is not installed, no cluster answers at ``RAY_ADDRESS``, the cluster has no processor to
+        give, or a job killed several actors.
     """
     ray = _import_ray()
     started = not ray.is_initialized()
     if started:
-        ray.init(log_to_driver=False, logging_level="warning", include_dashboard=False)
+        _connect(ray)
     try:
         yield from _run(ray, jobs, work, processes, advance)
     finally:
         if started:
             ray.shutdown()
+
+
+def _connect(ray: Any) -> None:
+    address = os.environ.get("RAY_ADDRESS", "")
+    host, _, port = address.rpartition(":")
+    try:
+        if host and port.isdecimal() and "/" not in host:  # no ray://
+            # Where nobody listens, Ray itself would try for many minutes.
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+        ray.init(log_to_driver=False, logging_level="warning", include_dashboard=False)
+    except (OSError, RuntimeError, ValueError, OverflowError, ray.exceptions.RayError) as error:
+        if not address:  # no mistake in what the user has named
+            raise
+        reason = (getattr(error, "strerror", None) or _first_line(error)).rstrip(".")
+        raise EvaluationError(
+            f"RAY_ADDRESS={address}: no Ray cluster can be used there ({reason}); start it (ray start --head), mend "
+            "the address, or unset RAY_ADDRESS for a cluster on this machine"
+        ) from error
 
 
 def _run(ray: Any, jobs: Sequence[Job], work: Work, processes: int, advance: Progress) -> Iterator[tuple[Job, Result]]:

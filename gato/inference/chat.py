@@ -1,7 +1,8 @@
 """A conversation: a text that the user and the agent write in turns, behind a prompt that says who they are.
 
 Nothing but a text to complete, as in the paper's figures: the network goes on after ``Gato:`` and is stopped where it
-would speak for the user. Where a row of training is full, the oldest turns fall away; the prompt stays.
+would speak for the user. Where a row of training is full, the oldest turns fall away; the prompt stays. At most a
+quarter of the row is kept for an answer: a larger `limit` makes no further turn fall away.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from gato.inference.stream import TextStream
 
 USER, AGENT = "User", "Gato"
 PROMPT = f"{USER} talks with {AGENT}, a helpful agent who answers briefly and truthfully."
+SHARE = 4  # at most the fourth part of a row is kept for an answer
 
 
 class Chat:
@@ -55,4 +57,5 @@ class Chat:
         meta, tokenizer = self._agent.meta, self._agent.tokenizer
         before = prefix(tokenizer, self._document, self._agent.source(self._source)[1].spec)
         assert tokenizer.text is not None
-        return len(before) + len(tokenizer.text.encode(text)) + self._options["limit"] <= meta.length
+        room = min(self._options["limit"], meta.length // SHARE)
+        return len(before) + len(tokenizer.text.encode(text)) + room <= meta.length

@@ -19,7 +19,7 @@ class Mixed(gymnasium.Env):
     observation_space = spaces.Dict(
         {
             "camera": spaces.Box(0, 255, (8, 8, 3), np.uint8),
-            "arm": spaces.Dict({"joints": spaces.Box(-1, 1, (2,), np.float64), "mode": spaces.Discrete(3)}),
+            "arm": spaces.Dict({"joints": spaces.Box(-1, 1, (2,), np.float64), "mode": spaces.Discrete(3, start=-1)}),
         }
     )
     action_space = spaces.Dict(
@@ -36,7 +36,7 @@ class Mixed(gymnasium.Env):
 
     def _observation(self):
         joints = self.np_random.uniform(-1, 1, 2)
-        return {"camera": np.full((8, 8, 3), 7, np.uint8), "arm": {"joints": joints, "mode": 2}}
+        return {"camera": np.full((8, 8, 3), 7, np.uint8), "arm": {"joints": joints, "mode": 1}}
 
 
 @pytest.fixture
@@ -56,6 +56,7 @@ def test_spaces_become_leaves_and_actions_become_what_the_package_takes(mixed):
     assert (move.low, move.high) == ((-1.0, -2.0), (1.0, 2.0))
     observation = mixed.reset(3)
     assert observation["arm.joints"].dtype == np.float32
+    assert (mixed.spec.observations["arm.mode"].values, observation["arm.mode"]) == (3, 2)
     np.testing.assert_array_equal(mixed.reset(3)["arm.joints"], observation["arm.joints"])
     action = {"grip": np.int32(1), "move": np.array([0.5, 9.0], np.float32)}
     _, reward, terminated, truncated, info = mixed.step(action)

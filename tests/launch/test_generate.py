@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -99,6 +100,35 @@ def test_a_line_that_is_too_long_does_not_end_a_chat(run, capsys, monkeypatch):
     assert out.count("Gato:") == 3
     assert error.startswith("gato: the prompt has")
     assert error.count("\n") == 1
+
+
+class Signalled(io.StringIO):
+    """A terminal whose user sends a signal at the first piece of the first answer."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number: int | None = number
+
+    def write(self, text: str) -> int:
+        number = self.number
+        if number is not None and text and self.getvalue():
+            self.number = None
+            signal.raise_signal(number)
+        return super().write(text)
+
+
+@pytest.mark.parametrize(("number", "status", "answers"), [(signal.SIGINT, 0, 2), (signal.SIGTERM, 143, 1)])
+def test_ctrl_c_ends_an_answer_and_sigterm_the_chat(run, number, status, answers, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello\nwho are you?\n"))
+    monkeypatch.setattr(sys, "stdout", Signalled(number))
+    assert cli.main(["generate", "--chat", f"--checkpoint={run}", "--limit=5", "They talk."]) == status
+    assert sys.stdout.getvalue().count("Gato:") == answers
+
+
+def test_bytes_that_are_no_text_do_not_end_a_chat(run, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\nwho are you?\n"), "utf-8"))
+    assert cli.main(["generate", "--chat", f"--checkpoint={run}", "--limit=5", "They talk."]) == 0
+    assert capsys.readouterr().out.count("Gato:") == 2
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,17 @@ def kill_an_actor(killed: list[int]) -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere.invalid:6379", "127.0.0.1:99999", "auto", "no address"])
+def test_a_cluster_that_does_not_answer_is_one_line(address, untrained_run, unruly_suite, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    run_dir = untrained_run(tmp_path, TASKS[:1])
+    with pytest.raises(
+        EvaluationError, match=rf"RAY_ADDRESS={address}: no Ray cluster .*\); start it .*unset RAY_ADDRESS"
+    ):
+        evaluate(run_dir, protocol=Protocol(1), executor="ray", progress=False)
+
+
+@pytest.mark.timeout(600)
 def test_a_machine_without_memory_for_the_actors_ends_in_one_line(untrained_run, unruly_suite, tmp_path):
     """Ray kills what the machine has no room for, over and over: not an error of an actor, as it counts."""
     run_dir = untrained_run(tmp_path, TASKS[:1])

@@ -143,15 +143,21 @@ def test_a_stop_string_of_the_prompt_does_not_end_the_text():
     assert not stopped
 
 
-def test_a_chat_shows_the_agent_what_was_said(make_agent):
-    agent, seen = make_agent(length=96), []
-    stream = agent.stream
+def spy_on(agent):
+    """The prompts that the agent will be given."""
+    seen, stream = [], agent.stream
 
     def spy(source, document, *, begin, **options):
         seen.append(begin)
         return stream(source, document, begin=begin, **options)
 
     agent.stream = spy
+    return seen
+
+
+def test_a_chat_shows_the_agent_what_was_said(make_agent):
+    agent = make_agent(length=96)
+    seen = spy_on(agent)
     chat = Chat(agent, "text/plain", {}, "They talk.", limit=6, temperature=0.0)
     answer = "".join(chat.say("hello"))
     assert seen[0] == "They talk.\n\nUser: hello\n\nGato:"
@@ -172,3 +178,12 @@ def test_a_chat_shows_the_agent_what_was_said(make_agent):
     assert seen[-1].startswith(before[: before.index("User:")])
     assert before[before.rindex("User:") :] in seen[-1]
     assert seen[-1].count("Gato:") == seen[-1].count("User:")
+
+
+def test_a_chat_remembers_although_an_answer_may_fill_the_row(make_agent):
+    agent = make_agent(length=256)
+    seen = spy_on(agent)
+    chat = Chat(agent, "text/plain", {}, "They talk.", limit=256, temperature=0.0)
+    next(chat.say("my name is Ada"))  # of the answer only this much is read
+    chat.say("who am I?")
+    assert seen[1].startswith("They talk.\n\nUser: my name is Ada")

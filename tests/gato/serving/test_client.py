@@ -15,6 +15,7 @@ from gato.client.messages import PROTOCOL, decode, encode
 HELLO = {"type": "hello", "protocol": PROTOCOL, "max_message": 1 << 20}
 OPENED = {"type": "opened", "source": "arm"}
 FAILED = {"type": "error", "code": "internal", "message": "a failure of the server"}
+REFUSED = {"type": "error", "code": "mistake", "message": "no demonstration is there any more"}
 ACTION = {"type": "action", "action": {"action": np.ones(1)}}
 
 
@@ -55,6 +56,17 @@ def test_what_the_server_fails_at_twice_is_not_sent_again():
             client.act({"x": 0})
         assert len(asked) == 2
         assert client.act({"x": 1})["action"] == 1
+
+
+def test_a_session_that_may_not_be_opened_again_is_tried_again_at_the_next_request():
+    # The second refusal would answer a request that is sent without a session.
+    with scripted([OPENED, FAILED], [REFUSED, REFUSED], [OPENED, ACTION]) as (url, asked):
+        with Client(url) as client:
+            client.open("arm", prompt="arm")
+            with pytest.raises(RefusedError, match="there any more"):
+                client.act({"x": 0})
+            assert client.act({"x": 0})["action"] == 1
+        assert asked == [["open", "act"], ["open"], ["open", "act"]]
 
 
 def test_an_answer_that_cannot_be_read_is_an_error_of_the_client():
