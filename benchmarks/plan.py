@@ -33,6 +33,8 @@ FSDP = {"gato_1_2b": 8, "gato_364m": 4, "gato_79m": 1}
 CASES = [
     *((name, where, fsdp, 1, ()) for name, fsdp in FSDP.items() for where in TOPOLOGIES),
     ("gato_1_2b", "v5e:16x16", 8, 1, ("model.position=rope",)),
+    ("gato_1_2b", "v5e:16x16", 8, 1, ("model.attention=fused",)),
+    ("gato_79m", "v5e:16x16", 1, 1, ("model.attention=fused",)),
     ("gato_7b", "v5e:16x16", 8, 1, ()),
     ("gato_7b", "v5e:16x16", 64, 1, ()),
     ("gato_7b", "v5e:16x16", 64, 4, ()),
@@ -95,7 +97,8 @@ def _page(rows: list[dict[str, Any]]) -> str:
         "**Nothing here ran on a TPU or a GPU.** Memory and bytes sent are what XLA's compiler for that TPU says, and",
         "estimates from the shapes for GPUs; times, rates and MFU (of useful operations) are a model (data-sheet",
         "rates, from everything at once to nothing at once); [plan.md](../plan.md) says how to read them. A device is",
-        "a chip; on v3, one of a chip's two cores. Batches are 512 x 1,024 tokens, remat full.",
+        "a chip; on v3, one of a chip's two cores. Batches are 512 x 1,024 tokens, remat full. *fused*: the kernel for",
+        "Transformer-XL positions, which is taken only where `model.attention=fused` asks for it.",
         "",
         f"| {' | '.join(COLUMNS)} |",
         f"|{' --- |' * len(COLUMNS)}",
@@ -104,7 +107,7 @@ def _page(rows: list[dict[str, Any]]) -> str:
         memory, seconds = row["bytes_per_chip"], row["step_seconds"]
         mesh = " x ".join(str(size) for size in row["mesh"].values())
         need = f"{memory['total'] / 2**30:.2f} of {memory['limit'] / 2**30:.1f}"
-        name = f"{row['config']}, {row['position']}"
+        name = f"{row['config']}, {row['position']}" + ", fused" * ("attention=fused" in row["case"])
         if not row["fits"] or seconds is None:
             cells = [name, row["topology"], mesh, f"{need}: **does not fit**", "", "", "", ""]
         else:
