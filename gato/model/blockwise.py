@@ -1,11 +1,13 @@
-"""Causal attention in plain XLA, tile by tile: never a square of scores, neither forward nor backward.
+"""Causal attention in plain XLA, tile by tile: never the square of a long row's scores, neither forward nor backward.
 
 A tile is `block` queries against `block` keys. The forward pass goes along the keys of each block of queries with a
 running maximum and sum, and keeps the output and one number a query, the logarithm of the softmax's sum; the backward
 pass computes the weights of a tile again from it (Dao et al. 2022, section 3.1). Tiles above the diagonal are left out.
 The loops are loops of the program, not of Python: unrolled, XLA computes many blocks' scores before it uses the first.
 
-For Transformer-XL's position term, (q_i + v) . r_{i-j}, see `relative.align`.
+For Transformer-XL's position term, (q_i + v) . r_{i-j}, see `relative.align`: a tile of it is made from the products
+with 2 * block distances, twice as many numbers. A row that is no longer than `block` is one tile, and while that is
+computed its square stands in memory, float32, with the position term also [L, 2L].
 """
 
 from __future__ import annotations

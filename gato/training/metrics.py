@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -10,11 +11,11 @@ from typing import Protocol
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from gato.data_pipelines.atomic_file import replace_file
 from gato.tokenizers.layout import KINDS
 from gato.training.config import TrainConfig
+from gato.training.event_file import EventFile
 from gato.training.loss import LossSums
 
 FILE = "metrics.jsonl"
@@ -68,7 +69,7 @@ def open_writers(run_dir: Path, config: TrainConfig, resume_step: int) -> list[W
     if config.wandb:
         from gato.training.wandb_writer import WandbWriter  # an extra
 
-        writers.append(WandbWriter(run_dir, config))
+        writers.append(WandbWriter(run_dir, config, resume_step))
     return writers
 
 
@@ -76,7 +77,7 @@ class MetricsWriter:
     """Appends to `metrics.jsonl` and the TensorBoard events of a run directory.
 
     A run that resumes at step k drops the lines after k that the interrupted run wrote past its last checkpoint, so
-    every step stands there once.
+    every step stands there once. Raises OSError where the disk refuses one of the two.
     """
 
     def __init__(self, run_dir: Path, resume_step: int) -> None:
@@ -84,16 +85,14 @@ class MetricsWriter:
         kept = [line for line in read_metrics(path) if line["step"] <= resume_step]
         replace_file(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a", buffering=1)
-        self._events = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resume_step + 1, flush_secs=30)
+        self._events = EventFile(run_dir / "tensorboard", resume_step + 1)
 
     def write(self, step: int, metrics: Mapping[str, float | None]) -> None:
         """One line; values that are not finite are written as null (JSON has no NaN)."""
         line = {name: value if value is None or math.isfinite(value) else None for name, value in metrics.items()}
         self._file.write(json.dumps({"step": step, **line}) + "\n")
-        for name, value in line.items():
-            if value is not None:
-                self._events.add_scalar(name, value, step)
+        self._events.write(step, {name: value for name, value in line.items() if value is not None})
 
     def close(self) -> None:
-        self._file.close()
-        self._events.close()
+        with contextlib.closing(self._events):
+            self._file.close()

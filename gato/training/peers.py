@@ -34,7 +34,8 @@ _runs = itertools.count()  # every process counts the same
 
 
 class Peers:
-    """Entered for the length of a run.
+    """Entered for the length of a run, as soon as the processes are connected: of one that never entered, nothing is
+    heard here.
 
     An exception that leaves it in a run of several processes is printed and ends the process at once, with the status
     of the command line for it (`status_of`), 130 for Ctrl-C, 143 for SIGTERM and 1 for anything else: the ordinary way
@@ -42,8 +43,9 @@ class Peers:
     """
 
     def __init__(self) -> None:
-        self._count, self._index = jax.process_count(), jax.process_index()
-        self._client: Any = distributed.global_state.client if self._count > 1 else None
+        state = distributed.global_state  # unlike `jax.process_count`, it does not wait for every process's devices
+        self._count, self._index = state.num_processes, state.process_id
+        self._client: Any = state.client if self._count > 1 else None
         self._place = f"gato/{next(_runs)}"
         self._stop: tuple[int, signal.Signals] | None = None
         self._over = threading.Event()

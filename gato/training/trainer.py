@@ -67,11 +67,17 @@ class TrainResult:
         return 0 if self.interrupted_by is None else 128 + self.interrupted_by
 
 
-def train(config: TrainConfig, run_dir: Path | str, profile_steps: tuple[int, int] | None = None) -> TrainResult:
+def train(
+    config: TrainConfig,
+    run_dir: Path | str,
+    profile_steps: tuple[int, int] | None = None,
+    peers: Peers | None = None,
+) -> TrainResult:
     """Trains, or goes on with, the run in `run_dir`.
 
     Args:
       profile_steps: first and last step of a trace for a profiler, see `Profile`.
+      peers: entered already, by who wants it to cover more than this.
 
     Raises:
       GatoError: every mistake of the user: a directory that holds another configuration, data that changed, a damaged
@@ -79,7 +85,7 @@ def train(config: TrainConfig, run_dir: Path | str, profile_steps: tuple[int, in
         and `DivergedError`.
     """
     run_dir = Path(run_dir).absolute()
-    with Peers() as peers, levers_named(config):
+    with contextlib.nullcontext(peers) if peers else Peers() as peers, levers_named(config):
         setup = build(config)
         # Of several processes, the others write only what process 0 begins with them.
         with run_lock.only_one(run_dir, "training") if jax.process_index() == 0 else contextlib.nullcontext():

@@ -21,10 +21,11 @@ class WandbWriter:
 
     A resumed run goes on in the same run of the service, whose id is kept in the run directory. The steps that the
     interrupted attempt did after its last checkpoint are sent again, and the service drops them: their losses are the
-    same to the bit.
+    same to the bit. Not so where there was no checkpoint: what starts from scratch may have another configuration, and
+    is another run there.
     """
 
-    def __init__(self, run_dir: Path, config: TrainConfig) -> None:
+    def __init__(self, run_dir: Path, config: TrainConfig, resume_step: int) -> None:
         """Raises `WandbError` if the package is not there or the service cannot be used."""
         try:
             import wandb
@@ -34,7 +35,7 @@ class WandbWriter:
                 "config.wandb out"
             ) from error
         path = run_dir / ID_FILE
-        if not path.exists():
+        if not resume_step or not path.exists():
             path.write_text(secrets.token_hex(4) + "\n")
         try:
             self._run = wandb.init(

@@ -37,7 +37,6 @@ from gato.model.transformer import GatoModel, init_params
 from gato.sharding import batch_sharding, make_mesh, param_shardings, replicated, state_shardings
 
 rng = np.random.default_rng(0)
-config = preset("tiny", position="transformer_xl", scan_layers=True, layers=2)
 rows, length = 8, 16
 batch = {
     "ids": rng.integers(0, 3200, (rows, length)).astype(np.int32),
@@ -57,10 +56,19 @@ def step(model, params, state, batch):
         return jax.nn.logsumexp(model.apply(params, hidden, method="logits"), -1).mean()
     value, gradient = jax.value_and_grad(loss)(params)
     updates, state = optimizer.update(gradient, state, params)
-    return value, optax.apply_updates(params, updates), state
+    return value, gradient, optax.apply_updates(params, updates), state
 
-results = []
-for sizes in ((1, 1, 1), (2, 2, 2)):
+# Rows of one tile and, where each device computes the gradient of the tiled attention itself, of four.
+runs = [
+    ("transformer_xl", (1, 1, 1), None),
+    ("transformer_xl", (2, 2, 2), None),
+    ("transformer_xl", (2, 2, 2), 5),
+    ("rope", (1, 1, 1), None),
+    ("rope", (2, 2, 2), 5),
+]
+alone = {}
+for position, sizes, block in runs:
+    config = preset("tiny", position=position, scan_layers=True, layers=2, attention_block=block)
     mesh = make_mesh(*sizes, devices=jax.devices()[: np.prod(sizes)])
     places = param_shardings(config, mesh)
     params = jax.jit(lambda: init_params(config, jax.random.key(0)), out_shardings=places)()
@@ -68,15 +76,16 @@ for sizes in ((1, 1, 1), (2, 2, 2)):
     state = jax.jit(optimizer.init, out_shardings=moments)(params)
     on_mesh = jax.device_put(batch, batch_sharding(mesh))
     model = GatoModel(config, mesh)
-    run = jax.jit(lambda p, s, b: step(model, p, s, b), out_shardings=(replicated(mesh), places, moments))
-    value, params, state = run(params, state, on_mesh)
+    run = jax.jit(lambda p, s, b: step(model, p, s, b), out_shardings=(replicated(mesh), places, places, moments))
+    value, gradient, params, state = run(params, state, on_mesh)
     kernel = params["params"]["last_block"]["feed_forward"]["gate"]
     shard = kernel.addressable_shards[0].data.shape
     assert shard == (32 // sizes[1], 64 // sizes[2]), (sizes, shard)
-    results.append((float(value), jax.tree.map(np.asarray, params)))
-for value, params in results[1:]:
-    np.testing.assert_allclose(value, results[0][0], rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), params, results[0][1])
+    found = jax.tree.map(np.asarray, (value, gradient, params))
+    expected = alone.setdefault(position, found)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+    close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * abs(b).max(), err_msg=f"{position} {block}")
+    jax.tree.map(close, found[1:], expected[1:])
 print("same on eight devices")
 """
 

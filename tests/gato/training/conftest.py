@@ -202,3 +202,26 @@ def finished_run(train_config: TrainConfig, tmp_path_factory: pytest.TempPathFac
     result = train(train_config.replace(validation_every=8, validation_batches=2), run_dir)
     assert result.exit_code == 0
     return run_dir
+
+
+EXPERIMENT = """
+from gato.launch.config import default_config
+
+def get_config():
+    config = default_config()
+    config.model.preset = "tiny"
+    source = {{"expert_filter": None, "held_out_episodes": 4}}
+    config.sources = [{{"path": path, **source}} for path in {stores}]
+    config.text_model = {text_model!r}
+    config.update({{"batch_size": 4, "length": 96, "steps": 4, "log_every": 1}})
+    return config
+"""
+
+
+@pytest.fixture
+def experiment(stores: dict[str, Path], tmp_path: Path) -> Path:
+    """An experiment file: four steps on the small stores."""
+    path = tmp_path / "experiment.py"
+    names = [str(stores[name]) for name in ("lamps", "rooms", "texts")]
+    path.write_text(EXPERIMENT.format(stores=names, text_model=str(stores["text_model"])))
+    return path

@@ -141,6 +141,36 @@ def test_a_process_that_fails_before_the_first_step_ends_the_other_with_its_word
     assert "Start all of them again" not in pair.output(0)
 
 
+# The command line, where process 1 does not get as far as the others' first wait for it.
+COMMAND = """
+import os, signal, sys
+from jax._src import distributed
+from gato.launch import cli, train
+arguments, second = sys.argv[2:], distributed.global_state.process_id == 1
+if second and sys.argv[1] == "mistake":
+    arguments.append("--config.text_model=/nowhere/text.model")
+if second and sys.argv[1] == "killed":
+    train.train_config = lambda config: os.kill(os.getpid(), signal.SIGKILL)
+sys.exit(cli.main(arguments))
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "statuses", "said"),
+    [
+        ("mistake", [2, 2], "gato: process 1 of 2 ended (GatoError: /nowhere/text.model"),
+        ("killed", [75, 137], "gato: no sign of life from process 1 of 2"),
+    ],
+)
+def test_a_process_that_ends_before_it_has_read_its_configuration_ends_the_other(
+    experiment, tmp_path, how, statuses, said
+):
+    arguments = [how, "train", f"--config={experiment}", "--out", tmp_path / "run"]
+    with start(COMMAND, arguments, tmp_path / "logs", count=2) as pair:
+        assert pair.wait(BOUND) == statuses, pair.everything()
+    assert said in pair.output(0)
+
+
 def test_what_the_disk_refuses_process_0_is_a_mistake_of_the_user_for_both(pair_config, tmp_path):
     """Only process 0 opens the lock; here a directory has its name."""
     run = tmp_path / "run"

@@ -171,28 +171,6 @@ def test_one_process_alone_connects_to_nobody(monkeypatch: pytest.MonkeyPatch) -
     start_processes("localhost:1", 1, 0)
 
 
-EXPERIMENT = """
-from gato.launch.config import default_config
-
-def get_config():
-    config = default_config()
-    config.model.preset = "tiny"
-    source = {{"expert_filter": None, "held_out_episodes": 4}}
-    config.sources = [{{"path": path, **source}} for path in {stores}]
-    config.text_model = {text_model!r}
-    config.update({{"batch_size": 4, "length": 96, "steps": 4, "log_every": 1}})
-    return config
-"""
-
-
-@pytest.fixture
-def experiment(stores: dict[str, Path], tmp_path: Path) -> Path:
-    path = tmp_path / "experiment.py"
-    names = [str(stores[name]) for name in ("lamps", "rooms", "texts")]
-    path.write_text(EXPERIMENT.format(stores=names, text_model=str(stores["text_model"])))
-    return path
-
-
 # What SLURM would do on one node of two tasks without GPUs: the variables that JAX reads, and the first failure counts.
 SRUN = """
 [[ " $* " == *" --cpus-per-task=3 gato "* ]] || exit 9  # sbatch's own, which a real srun does not know of

@@ -14,7 +14,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 from gato.training.config import TrainConfig
 from gato.training.metrics import read_metrics
 from gato.training.trainer import train
-from gato.training.wandb_writer import WandbError, WandbWriter
+from gato.training.wandb_writer import ID_FILE, WandbError, WandbWriter
 
 
 def records(folder: Path) -> Iterator[Record]:
@@ -62,7 +62,7 @@ def test_a_run_and_its_continuation_are_one_run_there(offline: None, train_confi
     assert history(tmp_path, "loss") == [(line["step"], line["loss"]) for line in lines]
     assert len(lines) == 4
     assert history(tmp_path, "loss/source/lamps")
-    writer = WandbWriter(tmp_path, config)
+    writer = WandbWriter(tmp_path, config, resume_step=4)
     writer.write(5, {"loss": 1.5, "mfu": None})
     writer.close()
     assert history(tmp_path, "loss")[-1] == (5, 1.5)
@@ -72,6 +72,18 @@ def test_a_run_and_its_continuation_are_one_run_there(offline: None, train_confi
     assert {run.project for run in runs} == {"gato-test"}
 
 
+def test_what_starts_from_scratch_is_another_run_there(
+    offline: None, train_config: TrainConfig, tmp_path: Path
+) -> None:
+    """The service drops steps that it has; before the first checkpoint they may be another configuration's."""
+    config = train_config.replace(wandb="gato-test")
+    ids = []
+    for resume_step in (0, 0, 4):
+        WandbWriter(tmp_path, config, resume_step).close()
+        ids.append((tmp_path / ID_FILE).read_text())
+    assert ids[0] != ids[1] == ids[2]
+
+
 def test_without_the_package_the_way_out_is_said(
     train_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,7 +91,7 @@ def test_without_the_package_the_way_out_is_said(
     with pytest.raises(
         WandbError, match=r"wandb=gato-test: the package wandb is not installed; run `pip install wandb`"
     ):
-        WandbWriter(tmp_path, train_config.replace(wandb="gato-test"))
+        WandbWriter(tmp_path, train_config.replace(wandb="gato-test"), resume_step=0)
 
 
 def test_without_an_account_the_way_out_is_said(
@@ -89,4 +101,4 @@ def test_without_an_account_the_way_out_is_said(
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     with pytest.raises(WandbError, match=r"wandb login.*WANDB_MODE=offline"):
-        WandbWriter(tmp_path, train_config.replace(wandb="gato-test"))
+        WandbWriter(tmp_path, train_config.replace(wandb="gato-test"), resume_step=0)
