@@ -96,6 +96,7 @@ def memory_traffic(config: TrainConfig, mesh: dict[str, int], state: Any, patche
     touched = 2 * (8 * model.width + 6 * inner + 4 * half) * itemsize * tokens * model.layers
     # With "dots" the second forward pass reads the products instead of the weights.
     passes, again = 4 if model.remat == "full" else 3, model.remat != "none"
+    # Maps are written and read, in the forward pass and twice as often in the backward pass.
     encoder = 3 * 2 * PATCH_MAPS * _patch_map(config) * patches * config.accumulate
     return weights * passes * config.accumulate + 3 * device_bytes(state) + touched * (3 + again) + encoder
 

@@ -28,6 +28,7 @@ def score_flops(model: ModelConfig, backend: Backend, length: int) -> tuple[floa
     """
     relative = model.position == "transformer_xl"
     tile = tile_size(backend, length, model.attention_block)
+    tiles = -(-length // tile)
     forward: float
     backward: float
     if in_one_tile(backend, length, model.attention_block):
@@ -37,11 +38,12 @@ def score_flops(model: ModelConfig, backend: Backend, length: int) -> tuple[floa
         # again (3), of weights, values, keys and queries (4), of both factors of the position term (4).
         forward, backward = 4, 11
         if backend == "relative":
-            backward += tile / model.head_dim  # the exchange of rows
+            # Rows are exchanged: of each tile's gradients, and for all tiles of some queries once of these and of
+            # their gradients.
+            backward += tile / model.head_dim + 4 / (tiles + 1)
     else:
         # Scores again, then of weights, values, keys and queries. The fused kernels go twice over the tiles, once for
         # queries and once for keys, and compute scores and weights' gradients each time.
         forward, backward = 2, 5 if backend in ("heads", "blocks") else 7
-    tiles = -(-length // tile)
     product = 2.0 * model.heads * model.head_dim * tile**2 * tiles * (tiles + 1) / 2 * model.layers
     return forward * product, backward * product

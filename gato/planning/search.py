@@ -43,8 +43,8 @@ def search(
       target_share, patch_share: of `make_plan`.
 
     Raises:
-      PlanError: no combination fits, even by the estimate. That none fits as compiled is for the caller to see.
-      GatoError: each combination is refused; the first one's reason.
+      PlanError: each combination is refused, or none fits even by the estimate. That none fits as compiled is for the
+        caller to see.
     """
     plan = functools.partial(make_plan, target_share=target_share, patch_share=patch_share)
     estimates: list[Plan] = []
@@ -55,7 +55,7 @@ def search(
         except GatoError as error:  # the network does not divide over this mesh, or nothing of it can be planned
             refused.append(error)
     if refused and not estimates:
-        raise refused[0]
+        raise PlanError("; ".join(dict.fromkeys(map(str, refused))))
     if not estimates:
         where = "this mesh" if mesh else f"any mesh of {topology.devices} devices"
         raise PlanError(

@@ -62,7 +62,7 @@ def kill_an_actor(killed: list[int]) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere.invalid:6379", "127.0.0.1:99999", "auto", "no address"])
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere.invalid:6379", "127.0.0.1:99999", "no address"])
 def test_a_cluster_that_does_not_answer_is_one_line(address, untrained_run, unruly_suite, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", address)
     run_dir = untrained_run(tmp_path, TASKS[:1])

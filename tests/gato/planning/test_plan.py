@@ -167,7 +167,7 @@ def test_a_search_ranks_what_fits_and_changes_the_mesh_for_7b() -> None:
 
 
 def test_a_search_says_why_nothing_can_be_planned() -> None:
-    with pytest.raises(ModelError, match="no kernel for position 'transformer_xl'"):
+    with pytest.raises(PlanError, match="no kernel for position 'transformer_xl'"):
         search(experiment("gato_79m", attention="fused"), parse("h200:1x1"), tried=1)
 
 

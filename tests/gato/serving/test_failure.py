@@ -58,11 +58,13 @@ def test_sessions_begin_again_after_a_failure(run, observe, demonstrate, monkeyp
         return results
 
     monkeypatch.setattr(sampler, "extend_and_act", act)
-    together = threading.Barrier(2, action=failing.set)
+    # A batch waits for all that hold a seat: one that acts before the other's seat is taken would be one ahead.
+    seated, together = threading.Barrier(2), threading.Barrier(2, action=failing.set)
 
     def play(url, number):
         with Client(url, timeout=WAIT, patience=WAIT) as client:
             client.open("arm/reach", demonstrate(number))
+            seated.wait(WAIT)
             before = [client.act(observation) for observation in seen]
             together.wait(WAIT)
             again = [client.act(observation) for observation in seen]
