@@ -17,7 +17,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh
 
 from gato import sharding
 from gato.data_pipelines.loader import static_size
-from gato.model.attention import choose, platform
+from gato.model.attention import Backend, choose, platform
 from gato.planning import analytic, network, traffic
 from gato.planning import collectives as reader
 from gato.planning.collectives import Collective
@@ -164,7 +164,10 @@ def make_plan(
     )
     targets, patches = (static_size(share * rows * config.length) for share in room)
     parameters = _parameters(steps)
-    needs = (_compiled if compiled else _estimated)(config, steps, targets, patches)
+    if compiled:
+        needs = _compiled(config, steps, targets, patches)
+    else:
+        needs = _estimated(config, steps, backend, targets, patches)
     executed = executed_flops(config, backend, targets * steps.groups, patches * steps.groups)
     there = (round(share * config.batch_size * config.length) for share in mean)
     return Plan(
@@ -215,7 +218,7 @@ def _compiled(config: TrainConfig, steps: Steps, targets: int, patches: int) -> 
     )
 
 
-def _estimated(config: TrainConfig, steps: Steps, targets: int, patches: int) -> Needs:
+def _estimated(config: TrainConfig, steps: Steps, backend: Backend, targets: int, patches: int) -> Needs:
     state, batch = abstract_arguments(config, steps, targets, patches)
     sizes = dict(steps.mesh.shape)
     memory = analytic.memory(config, sizes, state, batch, targets, patches)
@@ -223,7 +226,7 @@ def _estimated(config: TrainConfig, steps: Steps, targets: int, patches: int) ->
         memory=memory,
         bytes=memory.total,
         collectives=analytic.collectives(config, sizes, _parameters(steps)),
-        traffic=analytic.memory_traffic(config, sizes, state, patches),
+        traffic=analytic.memory_traffic(config, sizes, backend, state, patches),
     )
 
 
