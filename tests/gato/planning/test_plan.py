@@ -148,7 +148,7 @@ def test_the_times_are_a_range_around_the_expected_one(plan: Plan) -> None:
     assert seconds is not None
     assert seconds.fastest < seconds.expected < seconds.slowest
     assert plan.mfu(seconds.slowest) < plan.mfu(seconds.expected) < plan.mfu(seconds.fastest) < 1
-    assert seconds.bound == "compute"
+    assert seconds.bound == "memory"
 
 
 def test_json_and_text_say_what_is_a_model(plan: Plan) -> None:
