@@ -65,14 +65,6 @@ def test_a_signal_in_training_gives_its_exit_status(
     assert "run the same command again" in capsys.readouterr().err
 
 
-def test_the_training_gets_what_the_others_leave(tmp_path: Path) -> None:
-    run = Quickstart(tmp_path, 1200, 0)
-    planned = run.training_seconds()
-    run.journal.seconds["collect"] = 500.0
-    expected = sum(plan.seconds for plan in STARTER) / quickstart.cores()
-    assert run.training_seconds() == pytest.approx(planned + expected - 500.0)
-
-
 def test_a_refused_budget_leaves_nothing_and_the_suggested_one_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,8 +130,8 @@ def test_the_budget_becomes_steps_once(
     assert [source.path for source in config.sources] == [str(tmp_path / "data" / plan.name) for plan in STARTER]
 
 
-def test_a_slow_machine_keeps_time_for_its_evaluation(tmp_path: Path) -> None:
-    """Measured on one: it collected in 3.3 times and evaluated in 2.0 times the expected time."""
+def test_the_training_gets_what_the_others_leave(tmp_path: Path) -> None:
+    """A slow machine keeps time for its evaluation; one took 3.3 and 2.0 times the expected time for the two."""
     run = Quickstart(tmp_path, 1200.0, seed=0)
     expected = run.collecting_seconds()
     run.journal.seconds["collect"] = 0.8 * expected
