@@ -48,6 +48,7 @@ def attend(
     """`attention.attention` in tiles of `block` queries and keys.
 
     Args:
+      block: no more than the row is long.
       in_turn: one head of one row after the other, whose tile then stays in a CPU's cache, instead of all at once.
     """
     return _forward(q_BHLK, k_BHLK, v_BHLK, segments_BL, position, block, in_turn)[0]
@@ -78,7 +79,6 @@ attend.defvjp(_forward, _backward)
 def _each_head(one, arrays, segments_BL, position, block, in_turn):
     """Applies a function of one head of one row to [B, H, L, ...] arrays, padded to whole blocks."""
     length = segments_BL.shape[1]
-    block = min(block, length)
     padded = -(-length // block) * block
     arrays = tuple(pad(x, 2, padded) for x in arrays)
     segments_BL = pad(segments_BL, 1, padded, value=-1)
