@@ -63,9 +63,10 @@ def backends(scheme: str, dtype: str, block: int) -> dict[str, Callable[..., jax
     if kind == "tpu":
         names.append("splash" if scheme == "rope" else "relative")
     found: dict[str, Callable[..., jax.Array]] = {"square": square}
-    if kind == "gpu" and scheme == "rope" and dtype == "bfloat16":
-        names.append("triton")
-        found["cudnn"] = cudnn
+    if kind == "gpu" and dtype == "bfloat16":
+        names.append("triton" if scheme == "rope" else "relative_triton")
+        if scheme == "rope":
+            found["cudnn"] = cudnn
     return found | {name: functools.partial(attention.run, block=block, backend=name) for name in names}
 
 

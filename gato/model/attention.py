@@ -2,16 +2,17 @@
 
 Heads stand before the length ([B, H, L, K]), the order in which both products are plain batched matrix products.
 
-    backend   what runs                                          `choose` takes it on
-    heads     `blockwise`, one head after the other              CPUs
-    blocks    `blockwise`, all heads at once                     everything that is not said below
-    splash    JAX's splash attention (Pallas, Mosaic)            TPUs with rope
-    triton    JAX's Pallas attention (Triton)                    GPUs with rope and bfloat16
-    relative  `relative_kernel` (Pallas, Mosaic)                 TPUs from v5 with transformer_xl, only if told "fused"
+    backend          what runs                                   `choose` takes it on
+    heads            `blockwise`, one head after the other       CPUs
+    blocks           `blockwise`, all heads at once              everything that is not said below
+    splash           JAX's splash attention (Pallas, Mosaic)     TPUs with rope
+    triton           JAX's Pallas attention (Triton)             GPUs with rope and bfloat16
+    relative         `relative_kernel` (Pallas, Mosaic)          TPUs from v5 with transformer_xl, only if told "fused"
+    relative_triton  `relative_triton` (Pallas, Triton)          GPUs with transformer_xl and bfloat16, likewise
 
 The XLA ones compute short rows that fit in one tile as one masked square (`_one_tile`).
-The fused ones are tested in interpret mode and by lowering, those for TPUs also by compiling; none has run on an
-accelerator yet.
+The fused ones are tested in interpret mode, by lowering, and by compiling for chips that are not there; none has run on
+an accelerator yet.
 """
 
 from __future__ import annotations
@@ -29,12 +30,20 @@ from gato.model.blockwise import MASKED, Position
 from gato.model.config import ModelConfig, ModelError
 from gato.sharding import partition
 
-Backend = Literal["heads", "blocks", "splash", "triton", "relative"]
+Backend = Literal["heads", "blocks", "splash", "triton", "relative", "relative_triton"]
 
 # Queries and keys in a tile. On a CPU it must stay in the cache; elsewhere small tiles of plain XLA go through memory
 # more often (`gato plan` of the paper's step on a v3: 0.459 s of memory time with 128, 0.384 s with 512). Triton's is
-# the largest that JAX tests for all of these head sizes, forward and backward; relative is not tuned on a chip.
-TILES: dict[Backend, int] = {"heads": 128, "blocks": 512, "splash": 512, "triton": 64, "relative": 256}
+# the largest that JAX tests for all of these head sizes, forward and backward; ours are not tuned on a chip, but
+# relative_triton's is the largest whose numbers stay in a GPU's registers (all but 10 of 255 for heads of 128).
+TILES: dict[Backend, int] = {
+    "heads": 128,
+    "blocks": 512,
+    "splash": 512,
+    "triton": 64,
+    "relative": 256,
+    "relative_triton": 64,
+}
 _SHORT = 128  # tokens of a row whose attention weights are kept for the backward pass
 
 DESCRIPTIONS: dict[Backend, str] = {
@@ -43,6 +52,7 @@ DESCRIPTIONS: dict[Backend, str] = {
     "splash": "splash attention, a fused TPU kernel",
     "triton": "Pallas attention, a fused GPU kernel",
     "relative": "relative attention, a fused TPU kernel",
+    "relative_triton": "relative attention, a fused GPU kernel",
 }
 
 # What the kernels are called in the text of a program, lowered or compiled.
@@ -50,6 +60,7 @@ _KERNEL_NAMES: dict[Backend, str] = {
     "splash": "splash_mha_fwd",
     "triton": "mha_forward",
     "relative": "relative_attention_forward",
+    "relative_triton": "relative_triton_forward",
 }
 
 
@@ -75,14 +86,15 @@ def choose(config: ModelConfig, platform: str) -> Backend:
         kernel = "splash"
     elif platform == "tpu":
         kernel = "relative"  # it rotates rows by different distances, which a TPU can from v5 on
-    elif platform == "gpu" and config.position == "rope" and config.dtype == "bfloat16":
-        kernel = "triton"
+    elif platform == "gpu" and config.dtype == "bfloat16":
+        kernel = "triton" if config.position == "rope" else "relative_triton"
     if config.attention == "fused" and kernel is None:
         raise ModelError(
             f"model.attention 'fused': no kernel for position {config.position!r} and dtype {config.dtype!r} on "
             f"{platform}; use 'auto'"
         )
-    if config.attention == "xla" or kernel is None or (config.attention == "auto" and kernel == "relative"):
+    unproven = kernel in ("relative", "relative_triton")  # ours, which nobody has run on a chip
+    if config.attention == "xla" or kernel is None or (config.attention == "auto" and unproven):
         return plain
     return kernel
 
@@ -167,11 +179,13 @@ def run(
 
         kernel = fused.splash if backend == "splash" else fused.triton
         return kernel(q, k, v, segments_BL, tile, interpret)
-    if backend == "relative":
-        from gato.model import relative_kernel
-
+    if backend in ("relative", "relative_triton"):
+        if backend == "relative":
+            from gato.model.relative_kernel import attend
+        else:
+            from gato.model.relative_triton import attend
         assert position is not None
-        return relative_kernel.attend(q, k, v, segments_BL, position.queries_BHLK, position.keys_HMK, tile, interpret)
+        return attend(q, k, v, segments_BL, position.queries_BHLK, position.keys_HMK, tile, interpret)
     return blockwise.attend(q, k, v, segments_BL, position, tile, backend == "heads")
 
 

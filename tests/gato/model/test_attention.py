@@ -117,6 +117,9 @@ BACKENDS = [
     ("triton", False, 128, 128, jnp.bfloat16),
     ("relative", True, 200, 32, jnp.float32),
     ("relative", True, 200, 128, jnp.bfloat16),
+    ("relative_triton", True, 200, 32, jnp.float32),
+    ("relative_triton", True, 100, 24, jnp.float32),
+    ("relative_triton", True, 128, 128, jnp.bfloat16),
 ]
 
 
@@ -168,11 +171,12 @@ def test_memory_grows_with_the_length_and_not_with_its_square(backend, with_posi
         ("splash", "tpu", "tpu_custom_call"),
         ("relative", "tpu", "tpu_custom_call"),
         ("triton", "cuda", "triton"),
+        ("relative_triton", "cuda", "triton"),
     ],
 )
 def test_programs_for_accelerators_hold_the_fused_kernel(backend, platform, call):
     """Lowered on a machine without the accelerator; the same names stand in the compiled program."""
-    arguments = case(256, 64, backend == "relative", jnp.bfloat16)
+    arguments = case(256, 64, backend.startswith("relative"), jnp.bfloat16)
     run = functools.partial(attention.attention, block=128, backend=backend)
     traced = jax.jit(lambda *x: both_passes(run, *x)).trace(*arguments)
     program = traced.lower(lowering_platforms=(platform,)).as_text()
@@ -193,14 +197,15 @@ def test_choice_of_the_backend():
         (xl, "tpu", "blocks"),
         (xl, "gpu", "blocks"),
         (xl.replace(attention="fused"), "tpu", "relative"),
+        (xl.replace(attention="fused"), "gpu", "relative_triton"),
         (rope_16.replace(attention="fused"), "gpu", "triton"),
         (rope_16.replace(attention="xla"), "tpu", "blocks"),
         (rope_16, "tpu_v4", "splash"),
         (xl, "tpu_v4", "blocks"),
     ):
         assert attention.choose(config, platform) == want
-    with pytest.raises(ModelError, match="no kernel for position 'transformer_xl' and dtype 'bfloat16' on gpu"):
-        attention.choose(xl.replace(attention="fused"), "gpu")
+    with pytest.raises(ModelError, match="no kernel for position 'transformer_xl' and dtype 'float32' on gpu"):
+        attention.choose(xl.replace(attention="fused", dtype="float32"), "gpu")
     with pytest.raises(ModelError, match="on tpu_v4; use 'auto'"):
         attention.choose(xl.replace(attention="fused"), "tpu_v4")
     with pytest.raises(ModelError, match="auto, xla, fused"):

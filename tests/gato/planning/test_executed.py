@@ -39,6 +39,7 @@ def products(jaxpr: Any, runs: float = 1) -> float:
         *((position, "blocks", length) for position in ("rope", "transformer_xl") for length in (96, 256)),
         *((position, "heads", 256) for position in ("rope", "transformer_xl")),
         ("transformer_xl", "relative", 256),
+        ("transformer_xl", "relative_triton", 64),
     ],
 )
 def test_products_of_queries_and_keys_are_those_of_the_program(position: str, backend: Backend, length: int) -> None:
