@@ -107,7 +107,7 @@ def test_micro_batches_keep_the_sum_of_gradients_beside_their_own() -> None:
 
 
 def test_scores_of_plain_attention_go_through_memory() -> None:
-    """XLA's plans of the 79M step on a v5e say 4.7 times the time of the fused kernel; on GPUs, too, only rope has one unasked."""
+    """XLA's plans of the 79M step on a v5e say 4.7 times the fused kernel's; unasked, GPUs have one for rope only."""
     fused, plain = (
         make_plan(experiment("gato_79m", attention=kind), parse("v5e:16x16"), MeshConfig(), compiled=False).seconds
         for kind in ("fused", "xla")
