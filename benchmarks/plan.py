@@ -33,7 +33,7 @@ FSDP = {"gato_1_2b": 8, "gato_364m": 4, "gato_79m": 1}
 CASES = [
     *((name, where, fsdp, 1, ()) for name, fsdp in FSDP.items() for where in TOPOLOGIES),
     ("gato_1_2b", "v5e:16x16", 8, 1, ("model.position=rope",)),
-    ("gato_1_2b", "v5e:16x16", 8, 1, ("model.attention=fused",)),
+    *(("gato_1_2b", where, FSDP["gato_1_2b"], 1, ("model.attention=fused",)) for where in TOPOLOGIES),
     ("gato_79m", "v5e:16x16", 1, 1, ("model.attention=fused",)),
     ("gato_7b", "v5e:16x16", 8, 1, ()),
     ("gato_7b", "v5e:16x16", 64, 1, ()),

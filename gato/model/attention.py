@@ -7,7 +7,8 @@ Heads stand before the length ([B, H, L, K]), the order in which both products a
     blocks           `blockwise`, all heads at once              everything that is not said below
     splash           JAX's splash attention (Pallas, Mosaic)     TPUs with rope
     triton           JAX's Pallas attention (Triton)             GPUs with rope and bfloat16
-    relative         `relative_kernel` (Pallas, Mosaic)          TPUs from v5 with transformer_xl, only if told "fused"
+    relative         `relative_kernel` (Pallas, Mosaic)          TPUs with transformer_xl, only if told "fused"
+    relative_v3      the same on float32 copies                  TPUs before v4, whose kernels multiply nothing else
     relative_triton  `relative_triton` (Pallas, Triton)          GPUs with transformer_xl and bfloat16, likewise
 
 The XLA ones compute short rows that fit in one tile as one masked square (`_one_tile`).
@@ -30,7 +31,7 @@ from gato.model.blockwise import MASKED, Position
 from gato.model.config import ModelConfig, ModelError
 from gato.sharding import partition
 
-Backend = Literal["heads", "blocks", "splash", "triton", "relative", "relative_triton"]
+Backend = Literal["heads", "blocks", "splash", "triton", "relative", "relative_v3", "relative_triton"]
 
 # Queries and keys in a tile. On a CPU it must stay in the cache; elsewhere small tiles of plain XLA go through memory
 # more often (`gato plan` of the paper's step on a v3: 0.459 s of memory time with 128, 0.384 s with 512). Triton's is
@@ -42,8 +43,10 @@ TILES: dict[Backend, int] = {
     "splash": 512,
     "triton": 64,
     "relative": 256,
+    "relative_v3": 256,
     "relative_triton": 64,
 }
+_RELATIVE = ("relative", "relative_v3", "relative_triton")
 _SHORT = 128  # tokens of a row whose attention weights are kept for the backward pass
 
 DESCRIPTIONS: dict[Backend, str] = {
@@ -52,6 +55,7 @@ DESCRIPTIONS: dict[Backend, str] = {
     "splash": "splash attention, a fused TPU kernel",
     "triton": "Pallas attention, a fused GPU kernel",
     "relative": "relative attention, a fused TPU kernel",
+    "relative_v3": "relative attention in float32, a fused TPU kernel",
     "relative_triton": "relative attention, a fused GPU kernel",
 }
 
@@ -59,20 +63,21 @@ DESCRIPTIONS: dict[Backend, str] = {
 _KERNEL_NAMES: dict[Backend, str] = {
     "splash": "splash_mha_fwd",
     "triton": "mha_forward",
-    "relative": "relative_attention_forward",
+    "relative": "relative_forward",
+    "relative_v3": "relative_v3_forward",
     "relative_triton": "relative_triton_forward",
 }
 
 
 def platform(mesh: Mesh | AbstractMesh | None) -> str:
-    """cpu, gpu, tpu, or tpu_v4 up to v4: of the mesh's devices, of this machine or described ones, or of the device
+    """cpu, gpu, tpu, or tpu_v3 up to v3: of the mesh's devices, of this machine or described ones, or of the device
     that an abstract mesh names; else JAX's own."""
     if isinstance(mesh, AbstractMesh) and mesh.abstract_device is not None:
         device = mesh.abstract_device
     else:
         device = mesh.devices.flat[0] if isinstance(mesh, Mesh) and not mesh.empty else jax.local_devices()[0]
     generation = re.match(r"TPU v(\d)", device.device_kind)
-    return "tpu_v4" if generation and int(generation[1]) < 5 else device.platform
+    return "tpu_v3" if generation and int(generation[1]) < 4 else device.platform
 
 
 def choose(config: ModelConfig, platform: str) -> Backend:
@@ -82,10 +87,12 @@ def choose(config: ModelConfig, platform: str) -> Backend:
     """
     plain: Backend = "heads" if platform == "cpu" else "blocks"
     kernel: Backend | None = None
-    if platform in ("tpu", "tpu_v4") and config.position == "rope":
+    if platform in ("tpu", "tpu_v3") and config.position == "rope":
         kernel = "splash"
     elif platform == "tpu":
-        kernel = "relative"  # it rotates rows by different distances, which a TPU can from v5 on
+        kernel = "relative"
+    elif platform == "tpu_v3":
+        kernel = "relative_v3"
     elif platform == "gpu" and config.dtype == "bfloat16":
         kernel = "triton" if config.position == "rope" else "relative_triton"
     if config.attention == "fused" and kernel is None:
@@ -93,7 +100,7 @@ def choose(config: ModelConfig, platform: str) -> Backend:
             f"model.attention 'fused': no kernel for position {config.position!r} and dtype {config.dtype!r} on "
             f"{platform}; use 'auto'"
         )
-    unproven = kernel in ("relative", "relative_triton")  # ours, which nobody has run on a chip
+    unproven = kernel in _RELATIVE  # ours, which nobody has run on a chip
     if config.attention == "xla" or kernel is None or (config.attention == "auto" and unproven):
         return plain
     return kernel
@@ -179,13 +186,18 @@ def run(
 
         kernel = fused.splash if backend == "splash" else fused.triton
         return kernel(q, k, v, segments_BL, tile, interpret)
-    if backend in ("relative", "relative_triton"):
-        if backend == "relative":
-            from gato.model.relative_kernel import attend
-        else:
-            from gato.model.relative_triton import attend
+    if backend in _RELATIVE:
         assert position is not None
-        return attend(q, k, v, segments_BL, position.queries_BHLK, position.keys_HMK, tile, interpret)
+        arrays, others = (q, k, v), (position.queries_BHLK, position.keys_HMK)
+        if backend == "relative_triton":
+            from gato.model import relative_triton
+
+            return relative_triton.attend(*arrays, segments_BL, *others, tile, interpret)
+        from gato.model import relative_kernel
+
+        if backend == "relative_v3":
+            arrays, others = jax.tree.map(lambda x: x.astype(jnp.float32), (arrays, others))
+        return relative_kernel.attend(*arrays, segments_BL, *others, tile, interpret, backend).astype(v.dtype)
     return blockwise.attend(q, k, v, segments_BL, position, tile, backend == "heads")
 
 

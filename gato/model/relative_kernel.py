@@ -1,9 +1,8 @@
 """Transformer-XL attention as one fused TPU kernel (Pallas): scores live in the chip's vector memory only.
 
-A tile of N queries and N keys needs 2N rows of the distance keys in descending order. Their product with the tile's
-queries is [N, 2N], and entry (a, b) of the tile is its column N-a+b, which a rotation by one more from row to row
-brings to column b. The gradient goes the other way, which such a rotation can do for rows in reverse order only, so a
-product with an exchange matrix turns them around. The rest is `blockwise` again.
+How scores by distance become scores by key is said in `relative_tiles`; here rows are rotated eight at a time, the rows
+of a vector register, and then by what distinguishes these eight. TPUs from v5 on could rotate each row by one more in
+one operation, but not back, and older ones cannot at all. The rest is `blockwise` again.
 
 Keys, values and distances of one head of a row, and in the backward pass their float32 gradients, must fit the chip's
 vector memory.
@@ -20,11 +19,13 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from gato.model.blockwise import MASKED, pad
+from gato.model.relative_tiles import from_left, seen
 
 Arrays = tuple[jax.Array, ...]
+_REGISTER = 8  # rows of float32 numbers
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
 def attend(
     q_BHLK: jax.Array,
     k_BHLK: jax.Array,
@@ -34,6 +35,7 @@ def attend(
     keys_HMK: jax.Array,
     tile: int,
     interpret: bool,
+    name: str = "relative",
 ) -> jax.Array:
     """`attention.attention` with a position term.
 
@@ -41,11 +43,12 @@ def attend(
       queries_BHLK, keys_HMK: as in `attention.Position`; M >= L.
       tile: queries and keys in one, a multiple of 128.
       interpret: runs the kernel's steps as plain operations, on any platform (slow; for tests).
+      name: that the kernels have in the program.
     """
-    return _forward(q_BHLK, k_BHLK, v_BHLK, segments_BL, queries_BHLK, keys_HMK, tile, interpret)[0]
+    return _forward(q_BHLK, k_BHLK, v_BHLK, segments_BL, queries_BHLK, keys_HMK, tile, interpret, name)[0]
 
 
-def _forward(q, k, v, segments_BL, queries, keys_HMK, tile, interpret):
+def _forward(q, k, v, segments_BL, queries, keys_HMK, tile, interpret, name):
     length = q.shape[2]
     inputs = _inputs(q, k, v, segments_BL, queries, keys_HMK, tile)
     batch, heads, padded, size = inputs[0].shape
@@ -60,13 +63,13 @@ def _forward(q, k, v, segments_BL, queries, keys_HMK, tile, interpret):
             jax.ShapeDtypeStruct((batch, heads, padded, 1), jnp.float32),
         ],
         interpret=interpret,
-        name="relative_attention_forward",
+        name=f"{name}_forward",
     )(*inputs)
     saved = (q, k, v, segments_BL, queries, keys_HMK, out[:, :, :length], logsum[:, :, :length, 0])
     return out[:, :, :length], saved
 
 
-def _backward(tile, interpret, saved, dout_BHLK):
+def _backward(tile, interpret, name, saved, dout_BHLK):
     q, k, v, segments_BL, queries, keys_HMK, out_BHLK, logsum_BHL = saved
     length = q.shape[2]
     inputs = _inputs(q, k, v, segments_BL, queries, keys_HMK, tile)
@@ -88,7 +91,7 @@ def _backward(tile, interpret, saved, dout_BHLK):
             jax.ShapeDtypeStruct((heads, padded + tile, size), jnp.float32),
         ],
         interpret=interpret,
-        name="relative_attention_backward",
+        name=f"{name}_backward",
     )(*inputs, *rest)
     dq, dqueries, dk, dv = (x[:, :, :length].astype(q.dtype) for x in (dq, dqueries, dk, dv))
     dkeys_HLK = ddescending[:, padded - length + 1 : padded + 1][:, ::-1]
@@ -133,21 +136,22 @@ class _Specs:
 def _forward_kernel(q_ref, queries_ref, k_ref, v_ref, d_ref, column_ref, row_ref, out_ref, logsum_ref, *, scale):
     i = pl.program_id(2)
     tile, size = q_ref.shape
-    refs = (q_ref, queries_ref, k_ref, d_ref, column_ref, row_ref)
 
     def step(j: jax.Array, carry: Arrays) -> Arrays:
-        largest_N1, sum_N1, mixed_NK = carry
-        scores_NN = _tile_scores(refs, i, j, scale)
+        left_NN, largest_N1, sum_N1, mixed_NK = carry
+        right_NN = _dot(queries_ref[...], _distances(d_ref, i - j, tile), transpose_b=True)
+        scores_NN = _tile_scores(q_ref, k_ref, column_ref, row_ref, left_NN, right_NN, i, j, scale)
         new_N1 = jnp.maximum(largest_N1, scores_NN.max(axis=-1, keepdims=True))
         weights_NN = jnp.exp(scores_NN - new_N1)
         shrink_N1 = jnp.exp(largest_N1 - new_N1)
         added_NK = _dot(weights_NN.astype(v_ref.dtype), _rows(v_ref, j, tile))
         sum_N1 = shrink_N1 * sum_N1 + weights_NN.sum(axis=-1, keepdims=True)
-        return new_N1, sum_N1, shrink_N1 * mixed_NK + added_NK
+        return right_NN, new_N1, sum_N1, shrink_N1 * mixed_NK + added_NK
 
-    start = (jnp.full((tile, 1), MASKED), jnp.zeros((tile, 1)), jnp.zeros((tile, size)))
+    left_NN = _dot(queries_ref[...], _distances(d_ref, i + 1, tile), transpose_b=True)
+    start = (left_NN, jnp.full((tile, 1), MASKED), jnp.zeros((tile, 1)), jnp.zeros((tile, size)))
     # In the last tile, the diagonal one, every query meets itself; what masked tiles before it added is scaled by 0.
-    largest_N1, sum_N1, mixed_NK = jax.lax.fori_loop(0, i + 1, step, start)
+    _, largest_N1, sum_N1, mixed_NK = jax.lax.fori_loop(0, i + 1, step, start)
     out_ref[...] = (mixed_NK / sum_N1).astype(out_ref.dtype)
     logsum_ref[...] = largest_N1 + jnp.log(sum_N1)
 
@@ -174,10 +178,6 @@ def _backward_kernel(
     batch, i = pl.program_id(1), pl.program_id(2)
     tile, size = q_ref.shape
     dtype = q_ref.dtype
-    refs = (q_ref, queries_ref, k_ref, d_ref, column_ref, row_ref)
-
-    exchange_NN = (_iota(0, tile) + _iota(1, tile) == tile - 1).astype(dtype)
-    turned_queries_NK = _dot(exchange_NN, queries_ref[...]).astype(dtype)
 
     @pl.when(i == 0)
     def _() -> None:
@@ -188,53 +188,70 @@ def _backward_kernel(
     def _() -> None:
         dd_ref[...] = jnp.zeros_like(dd_ref)
 
+    def add_distances(dby_distance_NN: jax.Array, apart: jax.Array | int) -> jax.Array:
+        rows = _tile(d_ref, apart, tile)
+        dd_ref[rows, :] += _dot(dby_distance_NN, queries_ref[...], transpose_a=True)
+        return _dot(dby_distance_NN, d_ref[rows, :])
+
     def step(j: jax.Array, carry: Arrays) -> Arrays:
-        dq_NK, turned_NK = carry
-        weights_NN = jnp.exp(_tile_scores(refs, i, j, scale) - logsum_ref[...])
+        left_NN, before_NN, dq_NK, dqueries_NK = carry
+        right_NN = _dot(queries_ref[...], _distances(d_ref, i - j, tile), transpose_b=True)
+        scores_NN = _tile_scores(q_ref, k_ref, column_ref, row_ref, left_NN, right_NN, i, j, scale)
+        weights_NN = jnp.exp(scores_NN - logsum_ref[...])
         dweights_NN = _dot(dout_ref[...], _rows(v_ref, j, tile), transpose_b=True)
         dscores_NN = weights_NN * (dweights_NN - inner_ref[...]) * scale
         keys = pl.ds(pl.multiple_of(j * tile, tile), tile)
         dv_ref[keys, :] += _dot(weights_NN.astype(dtype), dout_ref[...], transpose_a=True)
         dk_ref[keys, :] += _dot(dscores_NN.astype(dtype), q_ref[...], transpose_a=True)
         dq_NK += _dot(dscores_NN.astype(dtype), _rows(k_ref, j, tile))
-        # In reverse order, row a's column b goes to 1 + a + b.
-        turned_NN = _dot(exchange_NN, dscores_NN.astype(dtype))
-        wide = jnp.concatenate([turned_NN, jnp.zeros_like(turned_NN)], axis=1)
-        wide = pltpu.roll(wide, 1, 1, stride=1, stride_axis=0).astype(dtype)
-        window = _window(d_ref, i - j, tile)
-        dd_ref[window, :] += _dot(wide, turned_queries_NK, transpose_a=True)
-        return dq_NK, turned_NK + _dot(wide, d_ref[window, :])
+        # The left distances are the right ones of the tile of keys before.
+        turned_NN = _rotate(dscores_NN, backwards=True)
+        dby_distance_NN = jnp.where(from_left(tile), turned_NN, before_NN).astype(dtype)
+        return right_NN, turned_NN, dq_NK, dqueries_NK + add_distances(dby_distance_NN, i - j + 1)
 
-    start = (jnp.zeros((tile, size)), jnp.zeros((tile, size)))
-    dq_NK, turned_NK = jax.lax.fori_loop(0, i + 1, step, start)
+    left_NN = _dot(queries_ref[...], _distances(d_ref, i + 1, tile), transpose_b=True)
+    zeros_NN, zeros_NK = jnp.zeros((tile, tile)), jnp.zeros((tile, size))
+    _, last_NN, dq_NK, dqueries_NK = jax.lax.fori_loop(0, i + 1, step, (left_NN, zeros_NN, zeros_NK, zeros_NK))
+    last_NN = jnp.where(from_left(tile), zeros_NN, last_NN).astype(dtype)
     dq_ref[...] = dq_NK.astype(dtype)
-    dqueries_ref[...] = _dot(exchange_NN, turned_NK.astype(dtype)).astype(dtype)
+    dqueries_ref[...] = (dqueries_NK + add_distances(last_NN, 0)).astype(dtype)
 
 
-def _tile_scores(refs, i, j, scale):
+def _tile_scores(q_ref, k_ref, column_ref, row_ref, left_NN, right_NN, i, j, scale):
     """Scaled, masked float32 scores [N, N] of the i-th tile of queries for the j-th tile of keys."""
-    q_ref, queries_ref, k_ref, d_ref, column_ref, row_ref = refs
     tile = q_ref.shape[0]
-    by_distance = _dot(queries_ref[...], d_ref[_window(d_ref, i - j, tile), :], transpose_b=True)
-    aligned_NN = pltpu.roll(by_distance, tile, 1, stride=1, stride_axis=0)[:, :tile]
+    aligned_NN = _rotate(jnp.where(from_left(tile), left_NN, right_NN), backwards=False)
     scores_NN = (_dot(q_ref[...], _rows(k_ref, j, tile), transpose_b=True) + aligned_NN) * scale
-    ahead_NN = _iota(1, tile) - _iota(0, tile) + (j - i) * tile
     same_NN = column_ref[...] == row_ref[:, pl.ds(pl.multiple_of(j * tile, tile), tile)]
-    return jnp.where(same_NN & (ahead_NN <= 0), scores_NN, MASKED)
+    return jnp.where(same_NN & seen(tile, i - j), scores_NN, MASKED)
 
 
-def _iota(axis: int, tile: int) -> jax.Array:
-    return jax.lax.broadcasted_iota(jnp.int32, (tile, tile), axis)
+def _rotate(x_NN: jax.Array, backwards: bool) -> jax.Array:
+    """Row a is rotated by a columns to the right, or backwards."""
+    tile = len(x_NN)
+
+    def by(x: jax.Array, columns: int) -> jax.Array:
+        return pltpu.roll(x, -columns % tile if backwards else columns, 1)
+
+    x_NN = jnp.concatenate([by(x_NN[row : row + _REGISTER], row) for row in range(0, tile, _REGISTER)])
+    rows_NN = jax.lax.broadcasted_iota(jnp.int32, x_NN.shape, 0)
+    for columns in (1, 2, 4):
+        x_NN = jnp.where(rows_NN & columns != 0, by(x_NN, columns), x_NN)
+    return x_NN
 
 
 def _rows(ref: Any, j: jax.Array, tile: int) -> jax.Array:
     return ref[pl.ds(pl.multiple_of(j * tile, tile), tile), :]
 
 
-def _window(d_ref: Any, tiles: jax.Array, tile: int) -> Any:
-    """Rows of the distance keys for queries that stand so many tiles behind the keys."""
-    last = d_ref.shape[0] - 2 * tile
-    return pl.ds(pl.multiple_of(last - tiles * tile, tile), 2 * tile)
+def _tile(d_ref: Any, apart: jax.Array | int, tile: int) -> Any:
+    """Rows of the distance keys that are right of tiles so far apart, and left of tiles one less."""
+    first = d_ref.shape[0] - tile - apart * tile
+    return pl.ds(first if isinstance(first, int) else pl.multiple_of(first, tile), tile)
+
+
+def _distances(d_ref: Any, apart: jax.Array | int, tile: int) -> jax.Array:
+    return d_ref[_tile(d_ref, apart, tile), :]
 
 
 def _dot(a: jax.Array, b: jax.Array, transpose_a: bool = False, transpose_b: bool = False) -> jax.Array:

@@ -1,11 +1,6 @@
 """Transformer-XL attention as fused GPU kernels (Pallas, Triton): scores live in registers and shared memory only.
 
-A tile of N queries and N keys, t tiles apart, meets the distances t*N + N .. t*N - N + 1: in descending order two
-tiles of N distance keys, left and right. With them, query a finds its first key in column N - a of the left one, its
-a-th key in column 0 of the right one. So the columns of both are laid over one another, N - a and more from the left,
-the others from the right, and each row is rotated by its number. The gradient goes the same way back.
-
-For one tile of queries, the right distances are the left ones of the next tile of keys, so their product is made once.
+How scores by distance become scores by key is said in `relative_tiles`; here one gather of columns rotates all rows.
 Sums run in a fixed order, without atomics: gradients of queries, of keys and of distances have a kernel each, which
 computes a tile's weights again. The rest is `blockwise` again.
 """
@@ -22,6 +17,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from gato.model.blockwise import MASKED, pad
+from gato.model.relative_tiles import from_left, iota, seen
 from gato.model.triton_gather import take_columns
 
 _NARROWEST = 16  # columns of a matrix product in Triton; a power of 2 beyond
@@ -158,7 +154,7 @@ def _queries_kernel(*refs, tile, scale):
     q_ref, queries_ref, k_ref, _, d_ref, *_ = inputs
     i = pl.program_id(0)
     queries_NK = _tile(queries_ref, i, tile)
-    of_left_NN = _from_left(tile)
+    of_left_NN = from_left(tile)
 
     def step(j, carry):
         left_NN, before_NN, dq_NK, dqueries_NK = carry
@@ -204,7 +200,7 @@ def _distances_kernel(*refs, tile, scale):
     *inputs, left_ref, right_ref = refs
     q_ref, queries_ref, _, _, d_ref, *_ = inputs
     apart = pl.program_id(0)
-    of_left_NN = _from_left(tile)
+    of_left_NN = from_left(tile)
 
     def step(i, carry):
         dleft_NK, dright_NK = carry
@@ -242,33 +238,24 @@ def _both_sides(queries_ref, d_ref, i, j, tile):
 def _align(left_NN: jax.Array, right_NN: jax.Array) -> jax.Array:
     """Scores by distance -> scores by key."""
     tile = len(left_NN)
-    columns_NN = (_iota(1, tile) - _iota(0, tile)) & (tile - 1)
-    return take_columns(jnp.where(_from_left(tile), left_NN, right_NN), columns_NN)
+    columns_NN = (iota(1, tile) - iota(0, tile)) & (tile - 1)
+    return take_columns(jnp.where(from_left(tile), left_NN, right_NN), columns_NN)
 
 
 def _turn_back(by_key_NN: jax.Array) -> jax.Array:
     """The transpose of `_align`, where left and right still lie over one another."""
     tile = len(by_key_NN)
-    return take_columns(by_key_NN, (_iota(1, tile) + _iota(0, tile)) & (tile - 1))
-
-
-def _from_left(tile: int) -> jax.Array:
-    return _iota(1, tile) + _iota(0, tile) >= tile
+    return take_columns(by_key_NN, (iota(1, tile) + iota(0, tile)) & (tile - 1))
 
 
 def _mask(scores_NN, segments_N, other_segments_N, apart):
     tile = len(segments_N)
-    seen_NN = _iota(0, tile) + apart * tile >= _iota(1, tile)
-    return jnp.where(seen_NN & (segments_N[:, None] == other_segments_N[None, :]), scores_NN, MASKED)
+    return jnp.where(seen(tile, apart) & (segments_N[:, None] == other_segments_N[None, :]), scores_NN, MASKED)
 
 
 def _plain(scale: float) -> float:
     """Of scores whose exponential is a power of e."""
     return scale * math.log(2)
-
-
-def _iota(axis: int, tile: int) -> jax.Array:
-    return jax.lax.broadcasted_iota(jnp.int32, (tile, tile), axis)
 
 
 def _tile(ref: Any, i: jax.Array, tile: int) -> jax.Array:

@@ -37,14 +37,12 @@ def score_flops(model: ModelConfig, backend: Backend, length: int) -> tuple[floa
         # A tile meets twice as many distances as keys, so a product of the position term counts twice. Backward: scores
         # again (3), of weights, values, keys and queries (4), of both factors of the position term (4).
         forward, backward = 4, 11
+        # The kernels make the position term and its gradient once for two tiles, but at the ends of their line. On GPUs
+        # scores and weights' gradients are computed for each of three gradients, twice with both sides' distances.
+        if backend in ("relative", "relative_v3"):
+            forward, backward = 3 + 2 / (tiles + 1), 8 + 6 / (tiles + 1)
         if backend == "relative_triton":
-            # The position term is made once for two tiles, but at the ends of their line. Backward: for each of three
-            # gradients scores and weights' gradients again, and but for that of the queries both sides' distances.
             forward, backward = 3 + 2 / (tiles + 1), 17 + 4 / (tiles + 1)
-        if backend == "relative":
-            # Rows are exchanged: of each tile's gradients, and for all tiles of some queries once of these and of
-            # their gradients.
-            backward += tile / model.head_dim + 4 / (tiles + 1)
     else:
         # Scores again, then of weights, values, keys and queries. The fused kernels go twice over the tiles, once for
         # queries and once for keys, and compute scores and weights' gradients each time.

@@ -117,6 +117,7 @@ BACKENDS = [
     ("triton", False, 128, 128, jnp.bfloat16),
     ("relative", True, 200, 32, jnp.float32),
     ("relative", True, 200, 128, jnp.bfloat16),
+    ("relative_v3", True, 130, 32, jnp.bfloat16),
     ("relative_triton", True, 200, 32, jnp.float32),
     ("relative_triton", True, 100, 24, jnp.float32),
     ("relative_triton", True, 128, 128, jnp.bfloat16),
@@ -128,7 +129,8 @@ def test_backends_equal_the_definition_forward_and_backward(
     backend, with_position, length, head_dim, dtype, monkeypatch
 ):
     """Lengths are no multiple of the block (24), or of a kernel's tile."""
-    monkeypatch.setitem(attention.TILES, "relative", 128)  # interpreted, larger ones compile long
+    for name in ("relative", "relative_v3"):
+        monkeypatch.setitem(attention.TILES, name, 128)  # interpreted, larger ones compile long
     arguments = case(length, head_dim, with_position, dtype)
     run = functools.partial(attention.run, block=24, backend=backend, interpret=True)
     got, want = both_passes(run, *arguments), both_passes(square, *arguments)
@@ -170,6 +172,7 @@ def test_memory_grows_with_the_length_and_not_with_its_square(backend, with_posi
     [
         ("splash", "tpu", "tpu_custom_call"),
         ("relative", "tpu", "tpu_custom_call"),
+        ("relative_v3", "tpu", "tpu_custom_call"),
         ("triton", "cuda", "triton"),
         ("relative_triton", "cuda", "triton"),
     ],
@@ -200,14 +203,15 @@ def test_choice_of_the_backend():
         (xl.replace(attention="fused"), "gpu", "relative_triton"),
         (rope_16.replace(attention="fused"), "gpu", "triton"),
         (rope_16.replace(attention="xla"), "tpu", "blocks"),
-        (rope_16, "tpu_v4", "splash"),
-        (xl, "tpu_v4", "blocks"),
+        (rope_16, "tpu_v3", "splash"),
+        (xl, "tpu_v3", "blocks"),
+        (xl.replace(attention="fused"), "tpu_v3", "relative_v3"),
     ):
         assert attention.choose(config, platform) == want
     with pytest.raises(ModelError, match="no kernel for position 'transformer_xl' and dtype 'float32' on gpu"):
         attention.choose(xl.replace(attention="fused", dtype="float32"), "gpu")
-    with pytest.raises(ModelError, match="on tpu_v4; use 'auto'"):
-        attention.choose(xl.replace(attention="fused"), "tpu_v4")
+    with pytest.raises(ModelError, match="on cpu; use 'auto'"):
+        attention.choose(xl.replace(attention="fused"), "cpu")
     with pytest.raises(ModelError, match="auto, xla, fused"):
         preset("tiny", attention="flash")
 

@@ -80,7 +80,7 @@ def test_the_compiled_step_holds_the_fused_kernel_that_was_chosen(position: str,
     config = experiment("quickstart", 16, layers=3, position=position, attention=asked)
     mesh = make_mesh(2, 2, 2, devices=describe(parse("v5e:2x4")))
     assert {choose(config.model, platform(mesh))} - {"blocks"} == want
-    assert platform(make_mesh(2, 2, 2, devices=describe(parse("v3:2x2")))) == "tpu_v4"
+    assert platform(make_mesh(2, 2, 2, devices=describe(parse("v3:2x2")))) == "tpu_v3"
     step = compile_step(config, plan_steps(config, mesh), targets=512, patches=64)
     assert fused_in(step.text) == want
 
