@@ -51,8 +51,8 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, carry: Carry, context: Context, hidden_at: jax.Array | None = None) -> tuple[Carry, None]:
-        """With ``hidden_at`` [G, N], indices into the tokens of each group of rows (or [N], of the only group),
-        everything behind the attention's mixing is computed for these tokens alone: x leaves as [G, N, D] (or [N, D]).
+        """With ``hidden_at`` [G, N], indices into the tokens of each group of rows, everything behind the attention's
+        mixing is computed for these tokens alone: x leaves as [G, N, D].
         """
         x, cache = carry
         length = x.shape[1]
@@ -60,7 +60,7 @@ class Block(nn.Module):
             _norm("attention_norm", self.config)(x), cache, context, hidden_at
         )
         if hidden_at is not None:
-            x = by_group(_take_tokens, x, hidden_at, hidden_at.ndim == 2)
+            x = by_group(_take_tokens, x, hidden_at)
         row = None if hidden_at is None else hidden_at // length
         rows = context.positions_BL.shape[0]
         x = self._add(x, update, rows, row, context.train)
@@ -78,10 +78,10 @@ class Block(nn.Module):
             if row is None:
                 kept = kept[:, None, None]
             else:
-                kept = by_group(lambda kept_b, row_N: kept_b[row_N], kept, row, row.ndim == 2)[..., None]
+                kept = by_group(lambda kept_b, row_N: kept_b[row_N], kept, row)[..., None]
             update = update * kept
         x = x + update
-        return constrain(x, self.mesh, *(("batch", "length", "features") if x.ndim == 3 else ("batch", "features")))
+        return constrain(x, self.mesh, "batch", "length", "features")
 
 
 class Attention(nn.Module):
@@ -124,7 +124,7 @@ class Attention(nn.Module):
         if hidden_at is None:
             out = _dense(mixed.swapaxes(1, 2).reshape(*x_BLD.shape[:2], heads * size), kernel)
             return out, cache
-        mixed = by_group(_take_heads, mixed, hidden_at, hidden_at.ndim == 2)
+        mixed = by_group(_take_heads, mixed, hidden_at)
         return _dense(mixed.reshape(*hidden_at.shape, heads * size), kernel), cache
 
     def _heads(self, x_BLD: jax.Array, name: str) -> jax.Array:

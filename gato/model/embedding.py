@@ -62,8 +62,9 @@ class Embedding(nn.Module):
             index_BL = tokens["patch_index"]
             row_BL, column_BL = self._patch_position(tokens["patch_intervals"], train)
             pixels = tokens["patches"]
-            vectors = self.patches(pixels.reshape(-1, *pixels.shape[-3:])).reshape(*pixels.shape[:-3], x_BLD.shape[-1])
-            patch_BLD = by_group(_take_vectors, jnp.maximum(index_BL, 0), vectors, vectors.ndim == 3)
+            vectors = self.patches(pixels.reshape(-1, *pixels.shape[-3:]))
+            vectors_GPD = vectors.reshape(-1, pixels.shape[-4], x_BLD.shape[-1])
+            patch_BLD = by_group(_take_vectors, jnp.maximum(index_BL, 0), vectors_GPD)
             patch_BLD = patch_BLD.reshape(x_BLD.shape)  # also of groups
             patch_BLD += self._read(self.patch_rows, row_BL) + self._read(self.patch_columns, column_BL)
             x_BLD = jnp.where((index_BL >= 0)[..., None], patch_BLD, x_BLD)

@@ -13,18 +13,6 @@ from collections.abc import Callable
 import jax
 
 
-def by_group(
-    function: Callable[[jax.Array, jax.Array], jax.Array], rows: jax.Array, lists: jax.Array, grouped: bool
-) -> jax.Array:
-    """``function(rows of the group, list of the group)`` for every group.
-
-    Args:
-      rows: [B, ...].
-      lists: [G, ...] if `grouped`, else that of the only group, without the axis G.
-
-    Returns:
-      [G, ...], or the function's own result if not `grouped`.
-    """
-    if not grouped:
-        return function(rows, lists)
+def by_group(function: Callable[[jax.Array, jax.Array], jax.Array], rows: jax.Array, lists: jax.Array) -> jax.Array:
+    """``function(rows of the group, list of the group)`` for every group: [B, ...] and [G, ...] -> [G, ...]."""
     return jax.vmap(function)(rows.reshape(len(lists), -1, *rows.shape[1:]), lists)

@@ -66,7 +66,7 @@ class GatoModel(nn.Module):
           hidden_at: int32 [G, N], indices b * L + l into each group's rows. Only these tokens' states are finished:
             the last block's output projection and feed-forward skip all others. Exact, gradients included.
 
-        With one group, `patches` and `hidden_at` may come without the axis G.
+        With one group, `patches` may come without the axis G.
 
         Returns:
           [B, L, D], or [G, N, D] with `hidden_at`.

@@ -111,15 +111,14 @@ def sparse_loss(
 
     Args:
       head: hidden [n, D] -> float32 logits [n, table_size].
-      hidden_GND: hidden states of the predicting tokens, ``target_index`` of the batch; with one group also [N, D].
-      batch: has target_ids, target_weight, target_kind and target_source, each [G, N], or [N].
+      hidden_GND: hidden states of the predicting tokens, ``target_index`` of the batch.
+      batch: has target_ids, target_weight, target_kind and target_source, each [G, N].
       vocabulary_size: ids from here on are masked out of the softmax.
       table_size: V, decides the size of a chunk.
       sources: S.
       logits_bytes: logits alive at once; see `LOGITS_BYTES`.
     """
-    width, count = hidden_GND.shape[-1], batch["target_ids"].shape[-1]
-    hidden_GND, target_GN = hidden_GND.reshape(-1, count, width), batch["target_ids"].reshape(-1, count)
+    (_, count, width), target_GN = hidden_GND.shape, batch["target_ids"]
     chunks = -(-count * table_size * 4 // logits_bytes)
     if chunks <= 1:
         nll_N = _nll_of_hidden(head, hidden_GND.reshape(-1, width), target_GN.reshape(-1), vocabulary_size)

@@ -147,7 +147,8 @@ def test_initial_layers_differ_when_scanned():
 def test_hidden_at_equals_gathering_all_hidden_states(config, make_batch):
     config = config.replace(stochastic_depth=0.4)
     batch, params = make_batch(config), perturbed(config)
-    index = jnp.asarray([3, 4, 20, 24, 47, 0, 0], jnp.int32)
+    batch["patches"] = batch["patches"][None]
+    index = jnp.asarray([[3, 4, 20, 24, 47, 0, 0]], jnp.int32)
     rngs = {"dropout": jax.random.key(1), "position": jax.random.key(2)}
 
     def loss(params, sparse):
@@ -159,7 +160,7 @@ def test_hidden_at_equals_gathering_all_hidden_states(config, make_batch):
 
     step = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
     (gradient, hidden), (full_gradient, full_hidden) = step(params, True), step(params, False)
-    assert hidden.shape == (7, config.width)
+    assert hidden.shape == (1, 7, config.width)
     np.testing.assert_allclose(hidden, full_hidden, atol=1e-5)
     assert_trees_close(gradient, full_gradient, 1e-4)
 

@@ -31,7 +31,7 @@ STEP = ("patch", "patch", "continuous", "text", "separator", "action", "action")
 
 
 def random_batch(rows: int = 2, length: int = 64, seed: int = 0, padded_targets: int = 16) -> dict[str, np.ndarray]:
-    """Timesteps of two patches, a continuous value, a text token, a separator and two actions."""
+    """Timesteps of two patches, a continuous value, a text token, a separator and two actions; one group of rows."""
     rng = np.random.default_rng(seed)
     kinds = np.array([KINDS.index(STEP[token % len(STEP)]) for token in range(length)], np.int8)
     kinds_BL = np.tile(kinds, (rows, 1))
@@ -62,9 +62,9 @@ def random_batch(rows: int = 2, length: int = 64, seed: int = 0, padded_targets:
         "source": source,
         "patch_index": patch_index,
         "patch_intervals": np.tile(np.array([0, 64, 64, 128], np.int16), (rows, length, 1)),
-        "patches": rng.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8),
+        "patches": rng.integers(0, 256, (1, 4, 16, 16, 3), dtype=np.uint8),
     }
-    return batch | target_index(batch, padded_targets)
+    return batch | {name: array[None] for name, array in target_index(batch, padded_targets).items()}
 
 
 def target_index(batch: dict[str, np.ndarray], padding: int) -> dict[str, np.ndarray]:
@@ -89,10 +89,10 @@ def in_groups(batch: dict[str, np.ndarray], groups: int, padding: int = 3) -> di
     size, parts = len(batch["ids"]) // groups, []
     for group in range(groups):
         part = {name: array[group * size : (group + 1) * size] for name, array in rows.items()}
-        order = np.roll(np.arange(len(batch["patches"])), group)
+        order = np.roll(np.arange(batch["patches"].shape[1]), group)
         index = part["patch_index"]
         part["patch_index"] = np.where(index >= 0, np.argsort(order)[index], -1).astype(np.int32)
-        parts.append(part | {"patches": batch["patches"][order]} | target_index(part, 0))
+        parts.append(part | {"patches": batch["patches"][0, order]} | target_index(part, 0))
     most = max(len(part["target_index"]) for part in parts) + padding
     for part in parts:
         part |= target_index(part, most - len(part["target_index"]))

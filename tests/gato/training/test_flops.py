@@ -30,7 +30,7 @@ def test_a_batch_counts_the_targets_and_patches_that_it_has(make_batch, group_ba
     used = set(batch["patch_index"][batch["patch_index"] >= 0])
     assert used == {0, 1, 2, 3}
     targets = int((batch["target_weight"] > 0).sum())
-    assert batch_flops(config, batch | {"patches": batch["patches"][None]}) == train_flops(config, 4, 64, targets, 4)
+    assert batch_flops(config, batch) == train_flops(config, 4, 64, targets, 4)
     # In two groups, each has its own four patches; the first group of rows alone is half of that.
     groups = group_batch(batch, 2, padding=7)
     groups["patches"] = np.pad(groups["patches"], ((0, 0), (0, 9), (0, 0), (0, 0), (0, 0)))

@@ -21,8 +21,8 @@ def hidden_states(batch):
 
 
 def sparse(hidden_BLD, table, batch, **options):
-    hidden_ND = hidden_BLD.reshape(-1, WIDTH)[batch["target_index"]]
-    return sparse_loss(lambda h: h @ table.T, hidden_ND, batch, table_size=len(table), **SIZES, **options)
+    hidden_GND = hidden_BLD.reshape(-1, WIDTH)[batch["target_index"]]
+    return sparse_loss(lambda h: h @ table.T, hidden_GND, batch, table_size=len(table), **SIZES, **options)
 
 
 def dense(hidden_BLD, table, batch):
@@ -65,16 +65,16 @@ def test_groups_have_the_loss_of_one(make_batch, group_batch, groups, logits_byt
 def test_loss_is_the_weighted_softmax_cross_entropy(make_batch):
     batch = make_batch()
     hidden = hidden_states(batch)
-    logits = np.asarray(hidden.reshape(-1, WIDTH) @ TABLE[: VOCABULARY.size].T, np.float64)[batch["target_index"]]
-    nll = np.log(np.exp(logits).sum(-1)) - logits[np.arange(len(logits)), batch["target_ids"]]
-    weight = batch["target_weight"].astype(np.float64)
+    logits = np.asarray(hidden.reshape(-1, WIDTH) @ TABLE[: VOCABULARY.size].T, np.float64)[batch["target_index"][0]]
+    nll = np.log(np.exp(logits).sum(-1)) - logits[np.arange(len(logits)), batch["target_ids"][0]]
+    weight = batch["target_weight"][0].astype(np.float64)
     sums = sparse(hidden, TABLE, batch)
     np.testing.assert_allclose(sums.mean(), (nll * weight).sum() / weight.sum(), rtol=1e-5)
     for kind in ("text", "action", "patch"):
-        chosen = batch["target_kind"] == KINDS.index(kind)
+        chosen = batch["target_kind"][0] == KINDS.index(kind)
         np.testing.assert_allclose(sums.kind_loss[KINDS.index(kind)], (nll * weight)[chosen].sum(), rtol=1e-5)
     for source in range(SOURCES):
-        chosen = batch["target_source"] == source
+        chosen = batch["target_source"][0] == source
         np.testing.assert_allclose(sums.source_weight[source], weight[chosen].sum(), rtol=1e-5)
 
 
@@ -93,7 +93,7 @@ def test_padding_targets_change_nothing_even_where_hidden_is_nan(make_batch):
     few, many = make_batch(padded_targets=0), make_batch(padded_targets=50)
     hidden = hidden_states(few)
     assert_close(sparse(hidden, TABLE, few), sparse(hidden, TABLE, many))
-    many["target_index"][-50:] = few["ids"].size - 1
+    many["target_index"][0, -50:] = few["ids"].size - 1
     assert_close(sparse(hidden, TABLE, few), sparse(hidden.at[-1, -1].set(jnp.nan), TABLE, many))
 
 

@@ -87,10 +87,10 @@ def test_target_of_weight_zero_has_no_influence(params, gradient, make_batch):
     sums, expected = gradient(params, batch)
     changed = dict(batch)
     changed["target_weight"] = batch["target_weight"].copy()
-    changed["target_weight"][3] = 0
+    changed["target_weight"][0, 3] = 0
     _, without = gradient(params, changed)
     changed["target_ids"] = batch["target_ids"].copy()
-    changed["target_ids"][3] = (batch["target_ids"][3] + 1) % 3000
+    changed["target_ids"][0, 3] = (batch["target_ids"][0, 3] + 1) % 3000
     again_sums, again = gradient(params, changed)
     jax.tree.map(np.testing.assert_array_equal, without, again)
     assert float(again_sums.weight) < float(sums.weight)
@@ -178,7 +178,7 @@ def test_a_bfloat16_step_is_near_the_float32_step_and_keeps_float32_parameters(c
 
 
 @pytest.mark.parametrize(
-    ("groups", "accumulate", "unroll"), [(1, 1, False), (4, 1, False), (4, 2, False), (4, 2, True), (8, 4, False)]
+    ("groups", "accumulate", "unroll"), [(4, 1, False), (4, 2, False), (4, 2, True), (8, 4, False)]
 )
 def test_groups_and_micro_batches_take_the_same_step(params, make_batch, group_batch, groups, accumulate, unroll):
     """Also with rows of very different weight: a mean of means would be another number."""
