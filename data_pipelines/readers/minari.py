@@ -1,7 +1,7 @@
 """Minari data sets (HDF5 and Arrow), read with its own library and checked: nothing is when one is written.
 
 An episode of T actions has T+1 observations; the last one has no action and is left out. Images are usually JPEG
-inside: what comes out of them is kept as it is.
+inside: what comes out of them is kept as it is. Discrete values count from 0 wherever their space starts.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from gato.data_pipelines.readers.tfds_records import read_json
 from gato.data_pipelines.store import first_line
 
 HDF5 = "main_data.hdf5"
+_BARE = {"observations": "observation", "actions": "action"}  # names of leaves that have none
 
 
 class MinariReader:
@@ -49,10 +50,11 @@ class MinariReader:
         self.unreadable = [SourceError(f"{self.where(k)}: missing; {stated}") for k in sorted(expected - there)]
         self.name = str(metadata.get("dataset_id", path.name))
         table = Leaves(leaves, str(path))
-        observations = dict(spaces.leaves_of(self._storage.observation_space, "observations", "observation", table))
-        actions = dict(spaces.leaves_of(self._storage.action_space, "actions", "action", table))
+        own = {"observations": self._storage.observation_space, "actions": self._storage.action_space}
+        found = {group: dict(spaces.leaves_of(own[group], group, bare, table)) for group, bare in _BARE.items()}
         table.check()
-        self.spec = control_spec({"observations": observations, "actions": actions}, str(path))
+        self.spec = control_spec(found, str(path))
+        self._starts = {group: spaces.starts_of(own[group], bare) for group, bare in _BARE.items()}
         self.metadata = {"dataset": self.name, "agent": str(metadata.get("algorithm_name", "dataset"))}
         files = [file for file in self._folder.rglob("*") if file.is_file()]
         self.identity = identity_of(files, sorted(map(repr, leaves.items())))
@@ -93,7 +95,8 @@ class MinariReader:
             if len(values) != steps:
                 raise SourceError(f"{where}: {name}: {len(values)} of them for {steps} rewards")
         groups: dict[str, dict[str, Any]] = {}
-        for group, bare, expected in (("observations", "observation", steps + 1), ("actions", "action", steps)):
+        for group, bare in _BARE.items():
+            expected = steps + 1 if group == "observations" else steps
             arrays = spaces.arrays_of(raw[group], bare)
             groups[group] = {}
             for path, leaf in getattr(self.spec, group).items():
@@ -104,7 +107,10 @@ class MinariReader:
                     raise SourceError(
                         f"{place}: {len(arrays[path])} values for {steps} rewards; Minari has {expected} of them"
                     )
-                groups[group][path] = values_of(arrays[path][:steps], leaf, place)
+                values = values_of(arrays[path][:steps], leaf, place)
+                if leaf.modality == "discrete" and path in self._starts[group]:
+                    values = values - self._starts[group][path]
+                groups[group][path] = values
         yield Episode(
             groups["observations"],
             groups["actions"],

@@ -38,6 +38,12 @@ def spaces_of(space: Any, bare: str) -> Iterator[tuple[str, Any]]:
         yield bare, tree
 
 
+def starts_of(space: Any, bare: str) -> dict[str, Any]:
+    """Path -> the least value, of spaces whose values begin elsewhere than at 0. Discrete leaves count from 0."""
+    starts = {path: leaf.start for path, leaf in spaces_of(space, bare) if hasattr(leaf, "start")}
+    return {path: start for path, start in starts.items() if np.any(start)}
+
+
 def arrays_of(values: Any, bare: str) -> dict[str, Any]:
     """Path -> array of nested values of a space, as `spaces_of` names them."""
     if isinstance(values, (dict, tuple)):
@@ -67,9 +73,9 @@ def _leaf(space: Any, name: str, table: Leaves) -> LeafSpec | None:
     if kind == "Text":
         return table.leaf(name, str, ())
     if kind == "Discrete":
-        return table.leaf(name, np.int64, (), values=int(space.start + space.n))
+        return table.leaf(name, np.int64, (), values=int(space.n))
     if kind == "MultiDiscrete":
-        return table.leaf(name, np.int64, space.shape, values=int(np.max(space.nvec + space.start)))
+        return table.leaf(name, np.int64, space.shape, values=int(np.max(space.nvec)))
     if kind == "MultiBinary":
         return table.leaf(name, np.int64, space.shape, values=2)
     if kind == "Box":

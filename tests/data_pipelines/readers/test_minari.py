@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gato.data_pipelines.environments.gymnasium_environment import GymnasiumEnvironment
 from gato.data_pipelines.errors import SourceError
+from gato.data_pipelines.readers.minari import MinariReader
 from gato.tokenizers.spec import LeafSpec
 
 minari = pytest.importorskip("minari")
@@ -106,6 +108,72 @@ def test_nested_spaces_pictures_and_text(home, imported):
     np.testing.assert_array_equal(read.observations["arm.joints"], np.stack(written.observations["arm"]["joints"][:7]))
     difference = read.observations["camera"].astype(int) - np.stack(written.observations["camera"][:7])
     assert np.abs(difference).mean() < 4  # Minari wrote JPEG
+
+
+class Shop(gym.Env):
+    """Every number of it begins elsewhere than at 0; remembers what was done."""
+
+    observation_space = gym.spaces.Dict({"floor": gym.spaces.Discrete(4, start=-1), "bags": gym.spaces.Discrete(3)})
+    action_space = gym.spaces.Discrete(3, start=5)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.done: list[int] = []
+        return {"floor": -1, "bags": 0}, {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.done.append(int(action))
+        time = len(self.done)
+        return {"floor": time - 1, "bags": time % 3}, 0.0, time == 3, False, {}
+
+
+def test_values_count_from_0_as_in_the_environment(home, imported):
+    """What is learned from a data set is done in the environment that it came from."""
+    gym.register("Shop-v0", Shop)
+    try:
+        recorder = minari.DataCollector(gym.make("Shop-v0"))
+        recorder.reset(seed=0)
+        for action in (7, 5, 6):
+            recorder.step(np.int64(action))
+        recorder.create_dataset("lab/shop-v0")
+        store, environment = imported(home / "lab" / "shop-v0"), GymnasiumEnvironment("Shop-v0", mujoco=True)
+        assert store.spec == environment.spec
+        episode, seen = store.episode(0), [environment.reset(0)]
+        for action in episode.actions["action"]:
+            seen.append(environment.step({"action": action})[0])
+        assert environment.simulator.unwrapped.done == [7, 5, 6]
+        for path, values in episode.observations.items():
+            assert values.tolist() == [int(observation[path]) for observation in seen[:-1]]
+    finally:
+        del gym.registry["Shop-v0"]
+
+
+def test_numbers_of_several_starts_and_numbers_that_are_quantities(home, imported):
+    from minari.data_collector import EpisodeBuffer
+
+    buffer = EpisodeBuffer(
+        id=None,
+        observations=[np.array([2, -1]), np.array([3, 1]), np.array([2, 0])],
+        actions=[5, 6],
+        rewards=[0.0] * 2,
+        terminations=[False, True],
+        truncations=[False] * 2,
+    )
+    minari.create_dataset_from_buffers(
+        "lab/many-v0",
+        [buffer],
+        observation_space=gym.spaces.MultiDiscrete([2, 3], start=[2, -1]),
+        action_space=gym.spaces.Discrete(2, start=5),
+    )
+    data = home / "lab" / "many-v0"
+    store = imported(data)
+    assert store.spec.observations == {"observation": LeafSpec("discrete", (2,), values=3)}
+    assert store.episode(0).observations["observation"].tolist() == [[0, 0], [1, 2]]
+    assert store.episode(0).actions["action"].tolist() == [0, 1]
+    quantities = {"actions.action": LeafSpec("continuous", low=0.0, high=10.0)}
+    (episode,) = MinariReader(data, quantities).read(0)
+    assert episode.actions["action"].tolist() == [5.0, 6.0]
 
 
 @pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
