@@ -26,7 +26,7 @@ from gato.evaluation.demonstrations import EvaluationError, open_demonstrations,
 from gato.evaluation.evaluation_page import write_evaluation_page
 from gato.evaluation.executors import get_executor
 from gato.evaluation.jobs import Chosen, Protocol, Work, environment_spec, plan_jobs, size
-from gato.evaluation.prompts import OF_EXPERT, PromptSource, find_prompts
+from gato.evaluation.prompts import OF_EXPERT, PromptSource, ask_expert, find_prompts
 from gato.evaluation.results import Journal, summarise_jobs, write_results
 from gato.evaluation.simulators import STEP_SECONDS
 from gato.inference.sampling import Sampling
@@ -106,15 +106,18 @@ def evaluate(
         processes = cores() if jax.default_backend() == "cpu" else 1
     if simulators is None:
         simulators = max(1, cores() // (processes or 1)) if local else 1
-    with only_one(folder, "evaluation"):
-        # A task that is played as another one's source has nothing to be shown of that one.
-        playing = {c.task: c.source if c.task == c.meta.task else "" for c in chosen if c.task}
-        shown: dict[str, PromptSource] = {}
-        if protocol.prompt != "none" and playing:
-            given = Path(prompts).absolute() if prompts is not None else None
-            shown = find_prompts(playing, run, folder / "prompts", given, min(processes or cores(), cores()), progress)
-            _say_prompts(shown)
-        jobs = plan_jobs(chosen, meta, protocol, _with_data(run, chosen) if specialists else [])
+    # A task that is played as another one's source has nothing to be shown of that one.
+    playing = {c.task: c.source if c.task == c.meta.task else "" for c in chosen if c.task}
+    prompting = playing if protocol.prompt != "none" else {}
+    given = Path(prompts).absolute() if prompts is not None else None
+    shown = find_prompts(prompting, run, given) if prompting else {}
+    jobs = plan_jobs(chosen, meta, protocol, _with_data(run, chosen) if specialists else [])
+    execute = get_executor(executor)
+    with only_one(folder, "evaluation"):  # makes the folder, so what can be refused before is
+        for task in prompting:
+            if task not in shown:
+                shown[task] = ask_expert(task, folder / "prompts", min(processes or cores(), cores()), progress)
+        _say_prompts(shown)
         work = Work(found, run, protocol, shown, simulators, step_seconds)
         journal = Journal(folder, work)
         journal.refuse_loss(jobs)
@@ -128,9 +131,7 @@ def evaluate(
                 show(count, "evaluating")
 
             if waiting:
-                for job, result in get_executor(executor)(
-                    waiting, work, min(processes or len(waiting), len(waiting)), advance
-                ):
+                for job, result in execute(waiting, work, min(processes or len(waiting), len(waiting)), advance):
                     records[job] = journal.save(job, result)
         ordered = [(job, records[job]) for job in jobs]
         summary = summarise_jobs(ordered, work, list(playing))

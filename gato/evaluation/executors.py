@@ -26,8 +26,12 @@ ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 
 def get_executor(name: str) -> Executor:
-    """The executor of one of the names `EXECUTORS`."""
-    return run_local if name == "local" else importlib.import_module("gato.evaluation.ray_executor").run_on_ray
+    """The executor of one of the names `EXECUTORS`. Raises EvaluationError if its package is not installed."""
+    if name == "local":
+        return run_local
+    module = importlib.import_module("gato.evaluation.ray_executor")
+    module.import_ray()
+    return module.run_on_ray
 
 
 def run_local(jobs: Sequence[Job], work: Work, processes: int, advance: Progress) -> Iterator[tuple[Job, Result]]:

@@ -46,22 +46,13 @@ class PromptSource:
         return [store.episode(index) for index in self.episodes]
 
 
-def find_prompts(
-    tasks: Mapping[str, str],
-    run: Path,
-    folder: Path,
-    given: Path | None = None,
-    processes: int = 1,
-    progress: bool = True,
-) -> dict[str, PromptSource]:
-    """Task -> its demonstrations.
+def find_prompts(tasks: Mapping[str, str], run: Path, given: Path | None = None) -> dict[str, PromptSource]:
+    """Task -> its demonstrations, of those tasks that have some; writes nothing.
 
     Args:
       tasks: task -> the source of the checkpoint that it is, or "".
       run: run directory, whose ``config.json`` names the stores; it may have none.
-      folder: where demonstrations of experts are kept.
       given: stores in folders ``given/suite/task``, as ``gato collect`` writes them.
-      processes: that collect.
 
     Raises:
       EvaluationError: ``given`` holds no store of any of the tasks.
@@ -80,7 +71,7 @@ def find_prompts(
     for task, source in tasks.items():
         if task not in found and source in demonstrations:
             found[task] = _of_run(demonstrations[source])
-    return {task: found[task] if task in found else _of_expert(task, folder, processes, progress) for task in tasks}
+    return found
 
 
 def _of_run(demonstrations: Demonstrations) -> PromptSource:
@@ -89,8 +80,8 @@ def _of_run(demonstrations: Demonstrations) -> PromptSource:
     return _chosen(demonstrations.store, demonstrations.train.tolist(), "of the training")
 
 
-def _of_expert(task: str, folder: Path, processes: int, progress: bool) -> PromptSource:
-    """A few that the task's expert gives now; kept, so that the evaluation can go on with the same ones."""
+def ask_expert(task: str, folder: Path, processes: int, progress: bool) -> PromptSource:
+    """A few that the task's expert gives now; kept in `folder`, so that the evaluation can go on with the same ones."""
     if isinstance(get_task(task).expert, NoExpert):
         return PromptSource(origin=f"{NONE}: it has no expert")
     try:

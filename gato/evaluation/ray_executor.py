@@ -57,7 +57,7 @@ def run_on_ray(jobs: Sequence[Job], work: Work, processes: int, advance: Progres
       EvaluationError: Ray is not installed, no cluster answers at ``RAY_ADDRESS``, the cluster has no processor to
         give, or a job killed several actors.
     """
-    ray = _import_ray()
+    ray = import_ray()
     started = not ray.is_initialized()
     if started:
         _connect(ray)
@@ -149,7 +149,8 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _import_ray() -> Any:
+def import_ray() -> Any:
+    """The package. Raises EvaluationError if it is not installed."""
     try:
         return importlib.import_module("ray")
     except ModuleNotFoundError as error:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -200,10 +201,18 @@ def test_tasks_that_are_new_to_the_checkpoint(unruly_suite, untrained_run, toy_s
     assert "unruly/steady: a new embodiment for this checkpoint" in err
     given = evaluate(run_dir, ["toy/match"], Protocol(2), prompts=run_dir.parent / "data", out=tmp_path / "g", **HERE)
     assert given["tasks"]["toy/match"]["prompt"] == str(run_dir.parent / "data")
-    with pytest.raises(EvaluationError, match=r"holds no store of unruly/steady; .* as `gato collect` writes them"):
-        evaluate(run_dir, ["unruly/steady"], prompts=run_dir.parent / "data", out=tmp_path / "h", **HERE)
     none = evaluate(run_dir, ["toy/match"], Protocol(2, "none"), out=tmp_path / "n", **HERE)
     assert none["tasks"]["toy/match"]["prompt"] == "none"
+
+
+def test_what_is_refused_leaves_no_folder(unruly_suite, untrained_run, toy_suite, tmp_path, monkeypatch):
+    run_dir, out = untrained_run(tmp_path, ["toy/match"]), tmp_path / "out"
+    with pytest.raises(EvaluationError, match=r"holds no store of unruly/steady; .* as `gato collect` writes them"):
+        evaluate(run_dir, ["unruly/steady"], prompts=run_dir.parent / "data", out=out, **HERE)
+    monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
+    with pytest.raises(EvaluationError, match="needs the package ray, which is not installed"):
+        evaluate(run_dir, ["toy/match"], executor="ray", out=out, **HERE)
+    assert not out.exists()
 
 
 def test_a_recipe_without_a_target_for_a_new_embodiment_is_refused_before_anything_is_played(toy_run, unruly_suite):
