@@ -27,6 +27,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from gato.data_pipelines.mixture_table import mixture_table
 from gato.model.attention import DESCRIPTIONS, choose, platform
@@ -36,7 +37,8 @@ from gato.training.checkpoint import FOLDER, Checkpoints, check_vocabulary, load
 from gato.training.config import TrainConfig
 from gato.training.flops import batch_flops, peak_flops
 from gato.training.loss import LossSums
-from gato.training.metrics import Writer, add_sums, loss_metrics, open_writers
+from gato.training.metrics import FILE as METRICS_FILE
+from gato.training.metrics import Writer, add_sums, loss_metrics, open_writers, read_metrics
 from gato.training.optimizer import decay_mask
 from gato.training.out_of_memory import levers_named
 from gato.training.partial_restore import initial_params
@@ -214,9 +216,11 @@ class _Loop:
 
     def run(self, state: TrainState) -> TrainResult:
         config, setup, start = self._config, self._setup, self._start
+        if start and self._validates(start) and not self._validated(start):
+            self._validate(start, state.params)  # the run ended between the step's save and this
         if start >= config.steps:
             self._line.say(f"step {start} of {config.steps}: nothing left to do")
-            return TrainResult(self._run_dir, start, {})
+            return TrainResult(self._run_dir, start, self._last)
         batches = iter(setup.loader)
         began = time.perf_counter()
         for step in range(start + 1, config.steps + 1):
@@ -241,20 +245,21 @@ class _Loop:
                 self._start_clock()
             stopped = self._peers.stopping(step, self._stop.signal)
             last = step == config.steps or stopped is not None
-            validate = config.validation_every and (step % config.validation_every == 0 or step == config.steps)
+            save, validate = last or step % config.checkpoint_every == 0, self._validates(step)
             profiled = self._profile.ends_with(step)
-            if last or validate or profiled or step % config.checkpoint_every == 0:
+            if save or validate or profiled:
                 # Only a state whose own step was finite is saved or judged, so the pipeline drains here.
                 self._drain(state)
                 if last:
                     self._end_window(step)
-                with self._pause():
-                    if profiled:
+                if profiled:
+                    with self._pause():
                         self._profile.close()
-                    if validate:
-                        self._validate(step, state.params)
-                if last or step % config.checkpoint_every == 0:
+                if save:
                     self._checkpoints.save(step, state, setup.loader.state(), setup.meta)
+                if validate:  # after the save, which it shall not cost by failing or being killed
+                    with self._pause():
+                        self._validate(step, state.params)
             if last:
                 break
         self._checkpoints.wait()
@@ -352,6 +357,16 @@ class _Loop:
             f"step {step}: {again}{cause}. Nothing of this state was saved; {resume}. Check the data, or lower "
             'optimizer.learning_rate or optimizer.clip_norm in a new run directory, or set on_nonfinite="skip"'
         )
+
+    def _validates(self, step: int) -> bool:
+        every = self._config.validation_every
+        return bool(every) and (step % every == 0 or step == self._config.steps)
+
+    def _validated(self, step: int) -> bool:
+        """Whether the metrics of this run have a validation of the step; process 0 decides, which writes them."""
+        lines = read_metrics(self._run_dir / METRICS_FILE)
+        found = np.int32(any(line["step"] == step and "validation" in line for line in lines))
+        return bool(multihost_utils.broadcast_one_to_all(found) if jax.process_count() > 1 else found)
 
     def _validate(self, step: int, params: Any) -> None:
         total: LossSums | None = None

@@ -89,6 +89,42 @@ def test_resumed_equals_uninterrupted(finished_run, train_config, tmp_path, monk
     assert_same_run(tmp_path, finished_run)
 
 
+def test_a_validation_that_fails_costs_no_checkpoint_and_is_made_up_for(
+    finished_run, train_config, tmp_path, monkeypatch
+):
+    config = train_config.replace(validation_every=4, validation_batches=2)
+
+    class Crash(Exception):
+        pass
+
+    def crash(calls):
+        """A set-up whose validation works so many times, and then no more."""
+        built, left = setup.build(config), iter(range(calls))
+
+        def step(params, batch):
+            if next(left, None) is None:
+                raise Crash
+            return built.validation_step(params, batch)
+
+        return dataclasses.replace(built, validation_step=step)
+
+    def validation(run_dir):
+        lines = read_metrics(run_dir / "metrics.jsonl")
+        return {line["step"]: line["validation"] for line in lines if "validation" in line}
+
+    for calls, saved, validated in ((0, [4], []), (2, [4, 8], [4])):
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer, "build", lambda _, calls=calls: crash(calls))
+            with pytest.raises(Crash):
+                train(config, tmp_path)
+        assert (saved_steps(tmp_path), list(validation(tmp_path))) == (saved, validated)
+    result = train(config, tmp_path)
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines if "validation" in line] == [4, 8]
+    assert result.metrics["validation"] == validation(tmp_path)[8] == validation(finished_run)[8]
+    assert_same_run(tmp_path, finished_run)
+
+
 def test_resuming_takes_the_memory_of_one_state(finished_run, train_config, tmp_path, monkeypatch):
     run_dir = shutil.copytree(finished_run, tmp_path / "run")
     shutil.rmtree(run_dir / "checkpoints" / "8")
