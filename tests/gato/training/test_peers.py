@@ -16,7 +16,7 @@ BOUND = 150  # seconds from the loss of a process to the end of the other, on a 
 
 @pytest.fixture(scope="module")
 def pair_config(train_config):
-    return train_config.replace(steps=24, checkpoint_every=4)
+    return train_config.replace(steps=24, checkpoint_every=4, validation_every=4, validation_batches=1)
 
 
 @pytest.fixture(scope="module")
