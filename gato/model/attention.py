@@ -46,7 +46,7 @@ TILES: dict[Backend, int] = {
     "relative_v3": 256,
     "relative_triton": 64,
 }
-_RELATIVE = ("relative", "relative_v3", "relative_triton")
+_RELATIVE = ("relative", "relative_v3", "relative_triton")  # ours, which nobody has run on a chip
 _SHORT = 128  # tokens of a row whose attention weights are kept for the backward pass
 
 DESCRIPTIONS: dict[Backend, str] = {
@@ -85,25 +85,35 @@ def choose(config: ModelConfig, platform: str) -> Backend:
 
     Raises `ModelError` where ``config.attention`` is "fused" and no kernel fits.
     """
-    plain: Backend = "heads" if platform == "cpu" else "blocks"
-    kernel: Backend | None = None
-    if platform in ("tpu", "tpu_v3") and config.position == "rope":
-        kernel = "splash"
-    elif platform == "tpu":
-        kernel = "relative"
-    elif platform == "tpu_v3":
-        kernel = "relative_v3"
-    elif platform == "gpu" and config.dtype == "bfloat16":
-        kernel = "triton" if config.position == "rope" else "relative_triton"
+    kernel = _kernel(config, platform)
     if config.attention == "fused" and kernel is None:
         raise ModelError(
             f"model.attention 'fused': no kernel for position {config.position!r} and dtype {config.dtype!r} on "
             f"{platform}; use 'auto'"
         )
-    unproven = kernel in _RELATIVE  # ours, which nobody has run on a chip
-    if config.attention == "xla" or kernel is None or (config.attention == "auto" and unproven):
-        return plain
+    if kernel is None or config.attention == "xla" or (config.attention == "auto" and kernel in _RELATIVE):
+        return "heads" if platform == "cpu" else "blocks"
     return kernel
+
+
+def describe(config: ModelConfig, platform: str) -> str:
+    """What `choose` returns, in words, with the kernel that there would be."""
+    text, kernel = DESCRIPTIONS[choose(config, platform)], _kernel(config, platform)
+    if config.attention == "auto" and kernel in _RELATIVE:
+        text += (
+            f" (model.attention=fused takes {DESCRIPTIONS[kernel]}: faster by the plans, not yet run on a chip by us)"
+        )
+    return text
+
+
+def _kernel(config: ModelConfig, platform: str) -> Backend | None:
+    if platform in ("tpu", "tpu_v3"):
+        if config.position == "rope":
+            return "splash"
+        return "relative" if platform == "tpu" else "relative_v3"
+    if platform == "gpu" and config.dtype == "bfloat16":
+        return "triton" if config.position == "rope" else "relative_triton"
+    return None
 
 
 def tile_size(backend: Backend, length: int, block: int | None = None) -> int:

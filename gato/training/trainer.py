@@ -30,7 +30,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from gato.data_pipelines.mixture_table import mixture_table
-from gato.model.attention import DESCRIPTIONS, choose, platform
+from gato.model.attention import describe, platform
 from gato.tokenizers.errors import GatoError, counted
 from gato.training import cost, nonfinite, run_directory, run_lock
 from gato.training.checkpoint import FOLDER, Checkpoints, check_vocabulary, load_meta, saved_steps
@@ -118,7 +118,7 @@ def _train(
                 state, where = dataclasses.replace(state, params=params), restored.summary()
         with LiveLine(config.steps, start, shown=jax.process_index() == 0) as line, _Stop(line) as stop:
             line.say(f"{run_dir}: {parameters:,} parameters, {counted(len(config.sources), 'source')}, {where}")
-            line.say(f"attention: {DESCRIPTIONS[choose(config.model, platform(setup.mesh))]}")
+            line.say(f"attention: {describe(config.model, platform(setup.mesh))}")
             line.say(cost.state_line(state, setup.mesh))
             for text in mixture_table(setup.loader.sources, setup.loader.rows, config.steps * config.batch_size):
                 line.say(text)

@@ -216,6 +216,17 @@ def test_choice_of_the_backend():
         preset("tiny", attention="flash")
 
 
+def test_a_run_says_which_kernel_it_could_ask_for():
+    config = preset("gato_79m", dtype="bfloat16")
+    assert "model.attention=fused takes relative attention, a fused GPU kernel" in attention.describe(config, "gpu")
+    for other, platform in (
+        (config, "cpu"),
+        (config.replace(attention="fused"), "gpu"),
+        (config.replace(attention="xla"), "tpu"),
+    ):
+        assert "model.attention" not in attention.describe(other, platform)
+
+
 @pytest.mark.parametrize("queries", [1, 3])
 def test_scores_by_slot_read_the_distance(queries):
     """Also where the slots have come round."""
