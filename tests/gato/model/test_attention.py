@@ -115,7 +115,7 @@ BACKENDS = [
     ("splash", False, 640, 128, jnp.bfloat16),
     ("triton", False, 100, 32, jnp.bfloat16),
     ("triton", False, 128, 128, jnp.bfloat16),
-    ("relative", True, 200, 32, jnp.float32),
+    ("relative", True, 300, 32, jnp.float32),
     ("relative", True, 200, 128, jnp.bfloat16),
     ("relative_v3", True, 130, 32, jnp.bfloat16),
     ("relative_triton", True, 200, 32, jnp.float32),
