@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     mesh = MeshConfig(*arguments.mesh) if arguments.mesh else None
     if arguments.search:
-        devices = topology.describe(where) if where.is_tpu else None
+        devices = topology.describe(where) if where.compiled else None
         plans, estimates = search(
             experiment, where, tried=arguments.tried, mesh=mesh, devices=devices, progress=_say, **shares
         )
@@ -43,9 +43,15 @@ def run(arguments: argparse.Namespace) -> None:
         print()
     else:
         began = time.perf_counter()
-        if where.is_tpu:
+        if where.compiled:
             _say(f"compiling the training step for {where.name}: a minute or more")
-        plans = [make_plan(experiment, where, mesh or experiment.mesh, **shares)]
+        try:
+            plans = [make_plan(experiment, where, mesh or experiment.mesh, **shares)]
+        except topology.PlanError as error:
+            if where.is_tpu:
+                raise
+            _say(f"{error}; so it is estimated")  # a GPU that is there may be needed, for its plugin or its compiler
+            plans = [make_plan(experiment, where, mesh or experiment.mesh, compiled=False, **shares)]
         _say(f"done in {time.perf_counter() - began:.0f} s")
     print(report.to_text(plans[0], name, arguments.tokens))
     if arguments.json:

@@ -17,14 +17,25 @@ from gato.training.loss import LOGITS_BYTES
 # Bytes that attention in plain XLA moves for each number of a tile of scores, in a forward and in a backward pass. In
 # XLA's plans of the 79M and the 1.18B step on a v5e, with remat full, twice the first and the second make 160 and 186.
 TILE_BYTES = {"transformer_xl": (40, 90), "rope": (20, 50)}  # rope's: a guess, for fewer and smaller products
-PATCH_MAPS = 7  # of the patch encoder's side x side x width, which the backward pass finds again (XLA's plan: 6.8)
+# Maps of the patch encoder's side x side x width that are there at once, for the backward pass. XLA's plans have 6.8 on
+# a v5e; and 12 on an H200, where cuDNN's convolutions take in nothing of what stands before and behind them.
+PATCH_MAPS = {"tpu": 7, "gpu": 12}
 
 
-def memory(config: TrainConfig, mesh: dict[str, int], state: Any, batch: Any, targets: int, patches: int) -> Memory:
+def memory(
+    config: TrainConfig,
+    mesh: dict[str, int],
+    backend: Backend,
+    platform: str,
+    state: Any,
+    batch: Any,
+    targets: int,
+    patches: int,
+) -> Memory:
     """Of one device.
 
     Args:
-      state, batch: `compiled_step.abstract_arguments`. targets, patches: of one group of rows.
+      platform: "tpu" or "gpu". state, batch: `compiled_step.abstract_arguments`. targets, patches: of one group of rows.
     """
     model = config.model
     tokens = config.batch_size * config.length // (mesh["data"] * mesh["fsdp"] * config.accumulate)
@@ -34,9 +45,11 @@ def memory(config: TrainConfig, mesh: dict[str, int], state: Any, batch: Any, ta
     queries = 5 if model.position == "transformer_xl" else 4
     block = (4 * model.width + queries * inner + 3 * half) * itemsize * tokens
     rows = tokens // config.length
-    # One block of queries against the row, float32: scores, weights and their gradients.
-    tile = tile_size("blocks", config.length, model.attention_block)
-    scores = 4 * rows * model.heads // mesh["tensor"] * tile * config.length * 4
+    scores = 0
+    if backend == "blocks":
+        # One block of queries against the row, float32: scores, weights and their gradients.
+        tile = tile_size(backend, config.length, model.attention_block)
+        scores = 4 * rows * model.heads // mesh["tensor"] * tile * config.length * 4
     inputs = model.width * itemsize * tokens
     # Queries, keys, values and what the attention leaves behind; gate and value.
     products = inputs + (3 * inner + 2 * half) * itemsize * tokens
@@ -53,7 +66,7 @@ def memory(config: TrainConfig, mesh: dict[str, int], state: Any, batch: Any, ta
         arguments=arguments,
         outputs=device_bytes(state),
         aliased=device_bytes(state),
-        temporaries=gradients + kept + scores + logits + PATCH_MAPS * _patch_map(config) * patches,
+        temporaries=gradients + kept + scores + logits + PATCH_MAPS[platform] * _patch_map(config) * patches,
         program=0,
     )
 
@@ -85,7 +98,9 @@ def collectives(config: TrainConfig, mesh: dict[str, int], parameters: int) -> l
     return sorted(found, key=lambda one: -one.bytes)
 
 
-def memory_traffic(config: TrainConfig, mesh: dict[str, int], backend: Backend, state: Any, patches: int) -> int:
+def memory_traffic(
+    config: TrainConfig, mesh: dict[str, int], backend: Backend, platform: str, state: Any, patches: int
+) -> int:
     """Bytes between a device and its memory: weights in each pass, the optimizer's state, activations both ways.
 
     Args:
@@ -100,7 +115,7 @@ def memory_traffic(config: TrainConfig, mesh: dict[str, int], backend: Backend, 
     # With "dots" the second forward pass reads the products instead of the weights.
     passes, again = 4 if model.remat == "full" else 3, model.remat != "none"
     # Maps are written and read, in the forward pass and twice as often in the backward pass.
-    encoder = 3 * 2 * PATCH_MAPS * _patch_map(config) * patches * config.accumulate
+    encoder = 3 * 2 * PATCH_MAPS[platform] * _patch_map(config) * patches * config.accumulate
     scores = 0
     if backend == "blocks":  # a fused kernel's scores never leave the chip
         forward, backward = TILE_BYTES[model.position]

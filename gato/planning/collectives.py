@@ -64,7 +64,9 @@ def collectives(program: Program, mesh_shape: dict[str, int]) -> list[Collective
             sent = {"all-reduce": 2 * share, "collective-permute": 1.0}.get(kind, share) * full
             source = _SOURCE.search(inner.text)
             channel = _CHANNEL.search(inner.text)
-            key = (kind, channel[1]) if channel else (kind, inner.name, id(inner))
+            # GPUs start theirs outside of fusions, in one piece, and some that have nothing in common share a channel.
+            piece = channel and not inner.opcode.endswith("-start")
+            key = (kind, channel[1]) if piece else (kind, inner.name, id(inner))
             if key not in found or found[key].runs < runs:
                 found[key] = Collective(kind, axis, group, round(sent * runs), runs, source[1] if source else "")
     return sorted((one for one in found.values() if one.bytes), key=lambda one: -one.bytes)
@@ -103,14 +105,11 @@ def _inside(
 def _full_bytes(instruction: Instruction, kind: str, group: int, scattered: bool) -> float:
     """Bytes of the whole array on one device: gathered, or before it is scattered."""
     size = shape_bytes(instruction.shape)
+    if scattered or kind == "all-reduce":
+        return size
     if instruction.opcode.endswith("-start"):  # its result is (operands, results)
-        if kind == "all-gather":
-            return size * group / (group + 1)
-        if kind == "collective-permute":
-            return size / 2
-    if kind == "reduce-scatter" and not scattered:
-        return size * group
-    return size
+        return size * group / (group + 1) if kind in ("all-gather", "reduce-scatter") else size / 2
+    return size * group if kind == "reduce-scatter" else size
 
 
 def _group(text: str, mesh_shape: dict[str, int]) -> tuple[int, str]:

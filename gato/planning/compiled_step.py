@@ -72,5 +72,5 @@ def compile_step(config: TrainConfig, steps: Steps, targets: int, patches: int) 
             raise CompilerError(f"the compiler failed: {str(error).splitlines()[0]}") from error
         return CompiledStep(None, round(float(needed[1]) * _UNITS[needed[2]]), "", time.perf_counter() - began)
     memory = compiled_memory(compiled)
-    assert memory is not None, "the TPU compiler says what it plans"
+    assert memory is not None, "compilers of TPUs and GPUs say what they plan"
     return CompiledStep(memory, memory.total, compiled.as_text(), time.perf_counter() - began)

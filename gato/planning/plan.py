@@ -144,14 +144,14 @@ def make_plan(
       target_share, patch_share: targets and patches per token that there are, and that a device has room for; None: the
         paper's mixture (`paper_rows`), its means, and as much room as its fullest rows need.
       devices: `describe(topology)`, if it is at hand.
-      compiled: False estimates everything from the shapes, which is all that can be done for GPUs.
+      compiled: False estimates everything from the shapes; so it is where the topology is not `compiled`.
 
     Raises:
       GatoError: topology, mesh and batch do not fit each other, libtpu is not installed, or training would refuse the
         model there; `CompilerError` where the compiler fails, and not for the memory.
     """
     config = config.replace(mesh=mesh)
-    compiled = compiled and topology.is_tpu
+    compiled = compiled and topology.compiled
     steps = plan_steps(config, _devices_mesh(topology, mesh, devices) if compiled else _abstract_mesh(topology, mesh))
     backend = choose(config.model, platform(steps.mesh))  # refuses what training would refuse, also for an estimate
     rows = config.batch_size // steps.groups
@@ -167,7 +167,7 @@ def make_plan(
     if compiled:
         needs = _compiled(config, steps, targets, patches)
     else:
-        needs = _estimated(config, steps, backend, targets, patches)
+        needs = _estimated(config, topology, steps, backend, targets, patches)
     executed = executed_flops(config, backend, targets * steps.groups, patches * steps.groups)
     there = (round(share * config.batch_size * config.length) for share in mean)
     return Plan(
@@ -193,8 +193,7 @@ def _devices_mesh(topology: Topology, mesh: MeshConfig, devices: Sequence[Any] |
 
 def _abstract_mesh(topology: Topology, mesh: MeshConfig) -> Any:
     sizes = sharding.mesh_sizes(mesh.data, mesh.fsdp, mesh.tensor, topology.devices)
-    kind = "tpu" if topology.is_tpu else "gpu"
-    device = AbstractDevice(device_kind=topology.chip.kinds[0], num_cores=1, platform=kind)
+    device = AbstractDevice(device_kind=topology.chip.kinds[0], num_cores=1, platform=topology.platform)
     return AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * 3, abstract_device=device)
 
 
@@ -218,15 +217,17 @@ def _compiled(config: TrainConfig, steps: Steps, targets: int, patches: int) -> 
     )
 
 
-def _estimated(config: TrainConfig, steps: Steps, backend: Backend, targets: int, patches: int) -> Needs:
+def _estimated(
+    config: TrainConfig, topology: Topology, steps: Steps, backend: Backend, targets: int, patches: int
+) -> Needs:
     state, batch = abstract_arguments(config, steps, targets, patches)
     sizes = dict(steps.mesh.shape)
-    memory = analytic.memory(config, sizes, state, batch, targets, patches)
+    memory = analytic.memory(config, sizes, backend, topology.platform, state, batch, targets, patches)
     return Needs(
         memory=memory,
         bytes=memory.total,
         collectives=analytic.collectives(config, sizes, _parameters(steps)),
-        traffic=analytic.memory_traffic(config, sizes, backend, state, patches),
+        traffic=analytic.memory_traffic(config, sizes, backend, topology.platform, state, patches),
     )
 
 

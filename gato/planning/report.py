@@ -8,6 +8,7 @@ from typing import Any
 from gato.chips import GIB, GPU_FRACTION
 from gato.planning.collectives import by_kind_and_axis
 from gato.planning.plan import PAPER_TOKENS, Plan
+from gato.planning.topology import how_to_compile
 
 DAY = 86_400
 MODEL_NOTE = "a model, not a measurement: data-sheet rates; the step is never faster than its longest part"
@@ -114,7 +115,8 @@ def _memory_lines(plan: Plan, device: str) -> list[str]:
         ("temporaries", memory.temporaries),
         ("program", memory.program),
     ]
-    return [f"memory of a {device} ({source})", *(f"  {name:<34}{_gib(size)}" for name, size in parts), total]
+    hint = [] if plan.compiled or plan.topology.compiled else [f"  {how_to_compile(plan.topology)}"]
+    return [f"memory of a {device} ({source})", *hint, *(f"  {name:<34}{_gib(size)}" for name, size in parts), total]
 
 
 def _collective_lines(plan: Plan, device: str) -> list[str]:

@@ -61,7 +61,7 @@ def search(
         raise PlanError(
             f"no batch of {config.batch_size} rows, or some times as many, divides over {where} (data x fsdp)"
         )
-    margin = MARGIN if topology.is_tpu else 1.0
+    margin = MARGIN if topology.compiled else 1.0
     possible = [estimate for estimate in estimates if estimate.needs.bytes <= margin * estimate.limit]
     if not possible:
         least = min(estimate.needs.bytes for estimate in estimates) / GIB
@@ -70,7 +70,7 @@ def search(
             "take more or larger chips"
         )
     possible.sort(key=_speed, reverse=True)
-    if not topology.is_tpu:
+    if not topology.compiled:
         return possible[:tried], estimates
 
     def compiled(estimate: Plan) -> Plan:

@@ -1,4 +1,4 @@
-"""``v5e:16x16``, ``h200:8x8``: which accelerators in which arrangement, and descriptions of TPUs that are not here.
+"""``v5e:16x16``, ``h200:8x8``: which accelerators in which arrangement, and descriptions of such that are not here.
 
 A TPU's arrangement counts chips along each side of the torus; a GPU's counts nodes x GPUs of a node.
 """
@@ -10,18 +10,22 @@ import importlib.util
 import math
 import os
 import re
-from typing import Any
+from typing import Any, Literal
 
 from gato.chips import CHIPS, Chip
 from gato.data_pipelines.environments.base import install_command
+from gato.planning import gpu_target
 from gato.tokenizers.errors import GatoError, suggest
 
-# libtpu asks a cloud's metadata service who it is, and one process at a time may load it, unless told otherwise.
+# libtpu asks a cloud's metadata service who it is, and one process at a time may load it, unless told otherwise; the
+# CUDA plugin refuses machines without a driver.
 ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
 }
+CUDA_PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
 
 
 class PlanError(GatoError):
@@ -56,6 +60,16 @@ class Topology:
     def is_tpu(self) -> bool:
         return self.chip.dimensions > 0
 
+    @property
+    def platform(self) -> Literal["tpu", "gpu"]:
+        """As JAX calls it."""
+        return "tpu" if self.is_tpu else "gpu"
+
+    @property
+    def compiled(self) -> bool:
+        """Whether plans of it are compiled: those of TPUs always, of GPUs where JAX's CUDA plugin is installed."""
+        return self.is_tpu or _installed(CUDA_PLUGINS)
+
 
 def parse(text: str) -> Topology:
     """Raises `PlanError` for an unknown chip, with a suggestion, and for a shape that is none of this chip's."""
@@ -73,28 +87,44 @@ def parse(text: str) -> Topology:
 
 
 def describe(topology: Topology) -> list[Any]:
-    """JAX devices of a TPU slice that this machine does not have; programs can be compiled for them, not run.
+    """JAX devices of accelerators that this machine does not have; programs can be compiled for them, not run.
 
     Raises:
-      PlanError: libtpu is not installed, or knows no such slice.
+      PlanError: libtpu or JAX's CUDA plugin, which hold the compilers, is not installed, or knows no such topology.
     """
-    if importlib.util.find_spec("libtpu") is None:
-        raise PlanError(
-            "compiling for a TPU needs the libtpu wheel, which has its compiler: in the checkout: "
-            f"{install_command('tpu')} (a large download, no TPU needed)"
-        )
+    if not _installed(("libtpu",) if topology.is_tpu else CUDA_PLUGINS):
+        raise PlanError(f"--topology={topology.name}: {how_to_compile(topology)}")
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     from jax.experimental import topologies
 
-    # Both cores of a v4 are one device, as on real ones; libtpu's default here is two.
-    options = {"chip_config_name": "megacore"} if topology.chip.name == "v4" else {}
     try:
-        devices = topologies.get_topology_desc(topology.name, platform="tpu", **options).devices
+        if topology.is_tpu:
+            # Both cores of a v4 are one device, as on real ones; libtpu's default here is two.
+            options = {"chip_config_name": "megacore"} if topology.chip.name == "v4" else {}
+            devices = topologies.get_topology_desc(topology.name, platform="tpu", **options).devices
+        else:
+            shape = f"1x{'x'.join(map(str, topology.shape))}"  # one network partition of nodes of GPUs
+            config = gpu_target.text(topology.chip)
+            devices = topologies.get_topology_desc(platform="cuda", topology=shape, target_config=config).devices
     except Exception as error:  # JAX's and the plugin's own, of several types
-        raise PlanError(f"--topology={topology.name}: libtpu refuses it: {str(error).splitlines()[0]}") from error
+        compiler = "libtpu" if topology.is_tpu else "the CUDA plugin"
+        raise PlanError(f"--topology={topology.name}: {compiler} refuses it: {str(error).splitlines()[0]}") from error
     if len(devices) != topology.devices:
         raise PlanError(
-            f"--topology={topology.name}: libtpu describes {len(devices)} devices, expected {topology.devices}"
+            f"--topology={topology.name}: the compiler describes {len(devices)} devices, expected {topology.devices}"
         )
     return list(devices)
+
+
+def how_to_compile(topology: Topology) -> str:
+    """What to install, in one line."""
+    wheel, extra = ("the libtpu wheel", "tpu") if topology.is_tpu else ("JAX's CUDA plugin", "gpu")
+    return (
+        f"compiling for a {extra.upper()} needs {wheel}, which has its compiler: in the checkout: "
+        f"{install_command(extra)} (a large download, no {extra.upper()} needed)"
+    )
+
+
+def _installed(packages: tuple[str, ...]) -> bool:
+    return any(importlib.util.find_spec(package) is not None for package in packages)
