@@ -35,7 +35,8 @@ def memory(
     """Of one device.
 
     Args:
-      platform: "tpu" or "gpu". state, batch: `compiled_step.abstract_arguments`. targets, patches: of one group of rows.
+      platform: "tpu" or "gpu".
+      state, batch: `compiled_step.abstract_arguments`. targets, patches: of one group of rows.
     """
     model = config.model
     tokens = config.batch_size * config.length // (mesh["data"] * mesh["fsdp"] * config.accumulate)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -31,8 +31,15 @@ def experiment(name: str = "gato_1_2b", **changes: object) -> TrainConfig:
     return TrainConfig(model=model, sources=(SourceConfig("none"),))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def without_the_cuda_plugin() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gato.planning.topology.CUDA_PLUGINS", ())
+        yield
+
+
 @pytest.fixture(scope="module")
-def plan() -> Plan:
+def plan(without_the_cuda_plugin: None) -> Plan:
     return make_plan(experiment(), parse("h200:4x8"), MeshConfig(4, 8, 1), target_share=0.25, patch_share=0.5)
 
 
@@ -82,7 +89,7 @@ def test_pictures_need_memory_and_its_time() -> None:
         for share in (0.25, 0.75)
     )
     patches = 512 // 8 * 1024 // 2  # more of them on a device
-    assert many.needs.bytes - few.needs.bytes > 5 * 16 * 16 * 128 * 2 * patches
+    assert many.needs.bytes - few.needs.bytes > 11 * 16 * 16 * 128 * 2 * patches
     assert few.seconds is not None
     assert many.seconds is not None
     assert many.seconds.memory > 1.3 * few.seconds.memory
@@ -103,6 +110,15 @@ def test_micro_batches_keep_the_sum_of_gradients_beside_their_own() -> None:
     assert alone.needs.memory is not None
     more = accumulated.needs.memory.temporaries - alone.needs.memory.temporaries
     assert more == pytest.approx(4 * alone.parameters), "the same rows at a time, and a sum of gradients"
+
+
+def test_a_fused_kernel_keeps_no_scores() -> None:
+    fused, plain = (
+        make_plan(experiment("gato_79m", position="rope", attention=kind), parse("h200:1x8"), MeshConfig(8, 1, 1))
+        for kind in ("fused", "xla")
+    )
+    scores = 64 * 24 * 512 * 1024 * 4  # of a block of queries of every row and head, float32
+    assert plain.needs.bytes - fused.needs.bytes >= 3 * scores
 
 
 def test_scores_of_plain_attention_go_through_memory() -> None:
@@ -163,6 +179,7 @@ def test_json_and_text_say_what_is_a_model(plan: Plan) -> None:
     text = report.to_text(plan, "x")
     assert "a model, not a measurement" in text
     assert "nothing was compiled" in text
+    assert '--editable ".[gpu]" (a large download, no GPU needed)' in text
     assert "useful FLOPs, for 25% targets and 50% patches a token" in text
 
 
@@ -303,3 +320,18 @@ def test_the_command_reads_no_data(
     assert (data["config"], data["position"], data["mesh"]["data"]) == ("gato_79m", "rope", 8)
     assert "74M parameters" in capsys.readouterr().out
     assert cli.main([*command.split()[:-1], "nowhere/plan.json"]) == 2
+
+
+@pytest.mark.skipif(parse("h200:1x1").compiled, reason="JAX's CUDA plugin is here, so that it is compiled")
+def test_what_cannot_be_compiled_for_a_gpu_is_estimated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A package that is no plugin stands for one that does not work."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAX_PLATFORMS", jax.config.jax_platforms or "cpu")
+    monkeypatch.setattr("gato.planning.topology.CUDA_PLUGINS", ("jax",))
+    assert cli.main(["plan", "--config=gato_79m", "--topology=h200:1x8"]) == 0
+    said, error = capsys.readouterr()
+    assert "--topology=h200:1x8: the CUDA plugin refuses it: " in error
+    assert "; so it is estimated" in error
+    assert "nothing was compiled" in said

@@ -36,10 +36,11 @@ def test_a_mistake_names_the_way_out(text: str, message: str) -> None:
     assert message in str(error.value)
 
 
-def test_without_libtpu_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(PlanError, match=r'--constraint constraints.txt --editable "\.\[tpu\]"'):
-        describe(parse("v5e:4x4"))
+    for name, extra in (("v5e:4x4", "tpu"), ("h200:1x8", "gpu")):
+        with pytest.raises(PlanError, match=rf'--topology={name}: .* constraints.txt --editable "\.\[{extra}\]"'):
+            describe(parse(name))
 
 
 @pytest.mark.parametrize(
