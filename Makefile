@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow test-beam test-ray test-tpu lint format clean
+.PHONY: help quickstart test test-slow test-beam test-ray test-tpu test-gpu lint format clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ test-ray: .venv-ray/.installed ## evaluation on a local Ray cluster, in .venv-ra
 test-tpu: .venv-tpu/.installed ## the training step through the TPU compiler, in .venv-tpu; needs no TPU, takes minutes
 	.venv-tpu/bin/python -m pytest -m "slow or not slow" tests/gato/planning $(ARGS)
 
+test-gpu: .venv-gpu/.installed ## the training step through the GPU compiler, in .venv-gpu; needs no GPU, takes minutes
+	JAX_PLATFORMS=cpu .venv-gpu/bin/python -m pytest -m "slow or not slow" tests/gato/planning $(ARGS)
+
 lint: $(VENV)/.installed-dev ## ruff (format and lint) and mypy, changing nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -41,7 +44,7 @@ format: $(VENV)/.installed-dev ## rewrite the files as ruff wants them
 	$(BIN)/ruff check --fix .
 
 clean: ## remove the environment and the caches, keep runs/
-	rm -rf $(VENV) .venv-beam .venv-ray .venv-tpu .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
+	rm -rf $(VENV) .venv-beam .venv-ray .venv-tpu .venv-gpu .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || { \
@@ -68,6 +71,11 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 .venv-tpu/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-tpu
 	.venv-tpu/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[tpu]' pytest pytest-timeout
+	@touch $@
+
+.venv-gpu/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[gpu]' pytest pytest-timeout
 	@touch $@
 
 .venv-ray/.installed: pyproject.toml constraints.txt

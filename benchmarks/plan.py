@@ -2,19 +2,20 @@
 
     python benchmarks/plan.py [--json FILE] [--markdown FILE] [--only TEXT]
 
-Nothing runs on a TPU or a GPU: for TPUs memory and collectives are the compiler's, for GPUs they are estimates, and
-times are a model. A case takes minutes to compile; rows that FILE holds already are kept, so that an interrupted run
-goes on.
+Nothing runs on a TPU or a GPU: memory and collectives are the compiler's (for GPUs, if JAX's CUDA plugin is installed;
+else they are estimates), and times are a model. A case takes minutes to compile; rows that FILE holds already are kept,
+so that an interrupted run goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,10 @@ CASES = [
     *(("gato_1_2b", where, 8, 1, ()) for where in ("a100:32x8", "h100:32x8", "h200:4x8")),
     *((name, "h200:1x8", 1, 1, ()) for name in ("gato_364m", "gato_79m")),
     ("gato_7b", "h100:32x8", 8, 1, ()),
+    *(
+        (name, where, fsdp, 1, ("model.position=rope",))
+        for name, where, fsdp in (("gato_1_2b", "h200:4x8", 8), ("gato_79m", "h200:1x8", 1))
+    ),
 ]
 COLUMNS = (
     *("configuration", "slice", "mesh (data x fsdp x tensor)", "GiB of a device", "sent by a device, GiB a step"),
@@ -80,23 +85,32 @@ def _result(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "machine": {"platform": platform.platform(), "cores": os.cpu_count()},
         "versions": {
             "python": platform.python_version(),
-            **{p: version(p) for p in ("jax", "jaxlib", "flax", "libtpu")},
+            **_versions("jaxlib", "flax"),
         },
         "command": " ".join(sys.argv),
         "rows": list(rows.values()),
     }
 
 
+def _versions(*packages: str) -> dict[str, str]:
+    """Of these, of JAX, and of the compilers that are installed."""
+    found = {}
+    for package in ("jax", *packages, "libtpu", "jax-cuda13-plugin"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
 def _page(rows: list[dict[str, Any]]) -> str:
-    versions = ", ".join(f"{p} {version(p)}" for p in ("jax", "libtpu"))
+    versions = ", ".join(f"{name} {number}" for name, number in _versions().items())
     lines = [
         "# Plans for TPU slices and GPU nodes",
         "",
         "Made by `python benchmarks/plan.py --json plans.json --markdown docs/results/plan.md` with",
         f"{versions}, on a CPU.",
-        "**Nothing here ran on a TPU or a GPU.** Memory and bytes sent are what XLA's compiler for that TPU says, and",
-        "estimates from the shapes for GPUs; times, rates and MFU (of useful operations) are a model (data-sheet",
-        "rates, from everything at once to nothing at once); [plan.md](../plan.md) says how to read them. A device is",
+        "**Nothing here ran on a TPU or a GPU.** Memory and bytes sent are what XLA's compiler for that device says;",
+        "times, rates and MFU (of useful operations) are a model (data-sheet rates, from everything at once to nothing",
+        "at once); [plan.md](../plan.md) says how to read them. A device is",
         "a chip; on v3, one of a chip's two cores. Batches are 512 x 1,024 tokens, remat full. *fused*: the kernel for",
         "Transformer-XL positions, which is taken only where `model.attention=fused` asks for it.",
         "",
