@@ -42,10 +42,8 @@ CASES = [
     *(("gato_1_2b", where, 8, 1, ()) for where in ("a100:32x8", "h100:32x8", "h200:4x8")),
     *((name, "h200:1x8", 1, 1, ()) for name in ("gato_364m", "gato_79m")),
     ("gato_7b", "h100:32x8", 8, 1, ()),
-    *(
-        (name, where, fsdp, 1, ("model.position=rope",))
-        for name, where, fsdp in (("gato_1_2b", "h200:4x8", 8), ("gato_79m", "h200:1x8", 1))
-    ),
+    *(("gato_1_2b", "h200:4x8", 8, 1, (change,)) for change in ("model.attention=fused", "model.position=rope")),
+    *(("gato_79m", "h200:1x8", 1, 1, (change,)) for change in ("model.attention=fused", "model.position=rope")),
 ]
 COLUMNS = (
     *("configuration", "slice", "mesh (data x fsdp x tensor)", "GiB of a device", "sent by a device, GiB a step"),

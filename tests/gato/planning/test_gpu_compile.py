@@ -57,10 +57,17 @@ def test_a_step_compiles_with_its_collectives() -> None:
     assert gathered < 3 * weights, "the half that is elsewhere, for two passes, and what is not split by `tensor`"
 
 
-@pytest.mark.parametrize(("position", "want"), [("rope", {"triton"}), ("transformer_xl", set())])
-def test_the_compiled_step_holds_the_fused_kernel_that_was_chosen(position: str, want: set[str]) -> None:
+@pytest.mark.parametrize(
+    ("position", "asked", "want"),
+    [
+        ("rope", "auto", {"triton"}),
+        ("transformer_xl", "fused", {"relative_triton"}),
+        ("transformer_xl", "auto", set()),
+    ],
+)
+def test_the_compiled_step_holds_the_fused_kernel_that_was_chosen(position: str, asked: str, want: set[str]) -> None:
     """On several devices, behind remat and inside the scanned layers, as large runs have it."""
-    config = experiment("quickstart", 16, layers=3, position=position)
+    config = experiment("quickstart", 16, layers=3, position=position, attention=asked)
     mesh = make_mesh(2, 2, 2, devices=describe(parse("h200:1x8")))
     assert {choose(config.model, platform(mesh))} - {"blocks"} == want
     step = compile_step(config, plan_steps(config, mesh), targets=512, patches=64)
