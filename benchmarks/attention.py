@@ -32,6 +32,7 @@ import numpy as np
 from result_file import write_result
 
 from gato.model import attention
+from gato.model.config import ModelConfig
 from gato.model.presets import preset
 
 SEGMENTS = 4
@@ -58,16 +59,14 @@ def cudnn(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, positio
     return jax.nn.dot_product_attention(q, k, v, mask=same, is_causal=True, implementation="cudnn").swapaxes(1, 2)
 
 
-def backends(scheme: str, dtype: str, block: int) -> dict[str, Callable[..., jax.Array]]:
-    kind = jax.default_backend()
-    names: list[attention.Backend] = ["heads", "blocks"] if kind == "cpu" else ["blocks"]
-    if kind == "tpu":
-        names.append("splash" if scheme == "rope" else "relative")
+def backends(config: ModelConfig, block: int) -> dict[str, Callable[..., jax.Array]]:
+    platform = attention.platform(None)
+    names: list[attention.Backend] = ["heads", "blocks"] if platform == "cpu" else ["blocks"]
+    kernel = attention.fused_kernel(config, platform)
     found: dict[str, Callable[..., jax.Array]] = {"square": square}
-    if kind == "gpu" and dtype == "bfloat16":
-        names.append("triton" if scheme == "rope" else "relative_triton")
-        if scheme == "rope":
-            found["cudnn"] = cudnn
+    if kernel == "triton":
+        found["cudnn"] = cudnn
+    names += [kernel] if kernel else []
     return found | {name: functools.partial(attention.run, block=block, backend=name) for name in names}
 
 
@@ -123,7 +122,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for scheme in ("rope", "transformer_xl"):
         position = attention.Position(queries, keys) if scheme == "transformer_xl" else None
-        found = backends(scheme, args.dtype, args.block)
+        found = backends(config.replace(position=scheme, dtype=args.dtype), args.block)
         cases = {name: Case(function, (q, k, v, segments, position), weight) for name, function in found.items()}
         for turn in range(args.repeats + 1):
             for case in cases.values():

@@ -85,7 +85,7 @@ def choose(config: ModelConfig, platform: str) -> Backend:
 
     Raises `ModelError` where ``config.attention`` is "fused" and no kernel fits.
     """
-    kernel = _kernel(config, platform)
+    kernel = fused_kernel(config, platform)
     if config.attention == "fused" and kernel is None:
         raise ModelError(
             f"model.attention 'fused': no kernel for position {config.position!r} and dtype {config.dtype!r} on "
@@ -98,7 +98,7 @@ def choose(config: ModelConfig, platform: str) -> Backend:
 
 def describe(config: ModelConfig, platform: str) -> str:
     """What `choose` returns, in words, with the kernel that there would be."""
-    text, kernel = DESCRIPTIONS[choose(config, platform)], _kernel(config, platform)
+    text, kernel = DESCRIPTIONS[choose(config, platform)], fused_kernel(config, platform)
     if config.attention == "auto" and kernel in _RELATIVE:
         text += (
             f" (model.attention=fused takes {DESCRIPTIONS[kernel]}: faster by the plans, not yet run on a chip by us)"
@@ -106,7 +106,8 @@ def describe(config: ModelConfig, platform: str) -> str:
     return text
 
 
-def _kernel(config: ModelConfig, platform: str) -> Backend | None:
+def fused_kernel(config: ModelConfig, platform: str) -> Backend | None:
+    """What "fused" takes of the kernels in the table above, or None."""
     if platform in ("tpu", "tpu_v3"):
         if config.position == "rope":
             return "splash"
