@@ -5,7 +5,7 @@ Heads stand before the length ([B, H, L, K]), the order in which both products a
     backend          what runs                                   `choose` takes it on
     heads            `blockwise`, one head after the other       CPUs
     blocks           `blockwise`, all heads at once              everything that is not said below
-    splash           JAX's splash attention (Pallas, Mosaic)     TPUs with rope
+    splash           JAX's splash attention (Pallas, Mosaic)     TPUs with rope; before v4 only with float32
     triton           JAX's Pallas attention (Triton)             GPUs with rope and bfloat16
     relative         `relative_kernel` (Pallas, Mosaic)          TPUs with transformer_xl, only if told "fused"
     relative_v3      the same on float32 copies                  TPUs before v4, whose kernels multiply nothing else
@@ -36,7 +36,7 @@ Backend = Literal["heads", "blocks", "splash", "triton", "relative", "relative_v
 # Queries and keys in a tile. On a CPU it must stay in the cache; elsewhere small tiles of plain XLA go through memory
 # more often (`gato plan` of the paper's step on a v3: 0.459 s of memory time with 128, 0.384 s with 512). Triton's is
 # the largest that JAX tests for all of these head sizes, forward and backward; ours are not tuned on a chip, but
-# relative_triton's is the largest whose numbers stay in a GPU's registers (all but 10 of 255 for heads of 128).
+# relative_triton's is the largest that (nearly) stays in a GPU's registers, by its compiler.
 TILES: dict[Backend, int] = {
     "heads": 128,
     "blocks": 512,
@@ -109,9 +109,9 @@ def describe(config: ModelConfig, platform: str) -> str:
 def fused_kernel(config: ModelConfig, platform: str) -> Backend | None:
     """What "fused" takes of the kernels in the table above, or None."""
     if platform in ("tpu", "tpu_v3"):
-        if config.position == "rope":
-            return "splash"
-        return "relative" if platform == "tpu" else "relative_v3"
+        if config.position == "transformer_xl":
+            return "relative" if platform == "tpu" else "relative_v3"
+        return "splash" if platform == "tpu" or config.dtype == "float32" else None  # kernels on a v3 want float32
     if platform == "gpu" and config.dtype == "bfloat16":
         return "triton" if config.position == "rope" else "relative_triton"
     return None
@@ -199,16 +199,14 @@ def run(
         return kernel(q, k, v, segments_BL, tile, interpret)
     if backend in _RELATIVE:
         assert position is not None
-        arrays, others = (q, k, v), (position.queries_BHLK, position.keys_HMK)
+        arrays = (q, k, v, segments_BL, position.queries_BHLK, position.keys_HMK)
         if backend == "relative_triton":
             from gato.model import relative_triton
 
-            return relative_triton.attend(*arrays, segments_BL, *others, tile, interpret)
+            return relative_triton.attend(*arrays, tile, interpret)
         from gato.model import relative_kernel
 
-        if backend == "relative_v3":
-            arrays, others = jax.tree.map(lambda x: x.astype(jnp.float32), (arrays, others))
-        return relative_kernel.attend(*arrays, segments_BL, *others, tile, interpret, backend).astype(v.dtype)
+        return relative_kernel.attend(*arrays, tile, interpret, backend == "relative_v3")
     return blockwise.attend(q, k, v, segments_BL, position, tile, backend == "heads")
 
 

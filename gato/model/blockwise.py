@@ -85,9 +85,7 @@ def _each_head(one, arrays, segments_BL, position, block, in_turn):
     queries = descending = None
     if position is not None:
         queries = pad(position.queries_BHLK, 2, padded)
-        # Row m belongs to distance padded - m; distances beyond the row, or below 0, meet masked scores only.
-        keys_HLK = position.keys_HMK[:, :length][:, ::-1]
-        descending = jnp.pad(keys_HLK, ((0, 0), (padded - length + 1, block - 1), (0, 0)))
+        descending = relative.descending_tiles(position.keys_HMK, length, block)
     one = functools.partial(one, block=block)
     if in_turn:
 
@@ -101,7 +99,7 @@ def _each_head(one, arrays, segments_BL, position, block, in_turn):
         outs = jax.vmap(heads, (0, 0, None, 0))(arrays, queries, descending, segments_BL)
     if descending is not None and len(outs) > 2:
         *outs, ddescending = outs
-        outs = (*outs, ddescending[:, :, padded - length + 1 : padded + 1][:, :, ::-1])
+        outs = (*outs, relative.ascending(ddescending, length, block))
     return jax.tree.map(lambda x: x[:, :, :length], tuple(outs))
 
 

@@ -17,6 +17,21 @@ def sinusoids(length: int, width: int) -> jax.Array:
     return jnp.concatenate([jnp.sin(angles_MK), jnp.cos(angles_MK)], axis=-1)
 
 
+def descending_tiles(keys_HMK: jax.Array, length: int, tile: int) -> jax.Array:
+    """Keys of the distances in descending order, for the whole tiles of a row: [H, tiles * N + N, K].
+
+    Row m belongs to the distance tiles * N - m; rows of distances beyond the row, or below 0, meet masked scores only.
+    """
+    keys_HLK = keys_HMK[:, :length][:, ::-1]
+    return jnp.pad(keys_HLK, ((0, 0), (-length % tile + 1, tile - 1), (0, 0)))
+
+
+def ascending(descending: jax.Array, length: int, tile: int) -> jax.Array:
+    """The transpose of `descending_tiles`: [..., tiles * N + N, K] -> [..., length, K]."""
+    first = -length % tile + 1
+    return descending[..., first : first + length, :][..., ::-1, :]
+
+
 def align(by_distance: jax.Array) -> jax.Array:
     """Scores by distance -> scores by key, for a tile of N queries and N keys: [N, 2N] -> [N, N].
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from gato.model import relative
 from gato.model.blockwise import MASKED, pad
 from gato.model.relative_tiles import from_left, seen
 
@@ -35,7 +36,7 @@ def attend(
     keys_HMK: jax.Array,
     tile: int,
     interpret: bool,
-    name: str = "relative",
+    widened: bool = False,
 ) -> jax.Array:
     """`attention.attention` with a position term.
 
@@ -43,14 +44,14 @@ def attend(
       queries_BHLK, keys_HMK: as in `attention.Position`; M >= L.
       tile: queries and keys in one, a multiple of 128.
       interpret: runs the kernel's steps as plain operations, on any platform (slow; for tests).
-      name: that the kernels have in the program.
+      widened: the kernels get float32 copies: on a TPU v3 they multiply nothing else.
     """
-    return _forward(q_BHLK, k_BHLK, v_BHLK, segments_BL, queries_BHLK, keys_HMK, tile, interpret, name)[0]
+    return _forward(q_BHLK, k_BHLK, v_BHLK, segments_BL, queries_BHLK, keys_HMK, tile, interpret, widened)[0]
 
 
-def _forward(q, k, v, segments_BL, queries, keys_HMK, tile, interpret, name):
+def _forward(q, k, v, segments_BL, queries, keys_HMK, tile, interpret, widened):
     length = q.shape[2]
-    inputs = _inputs(q, k, v, segments_BL, queries, keys_HMK, tile)
+    inputs = _inputs(q, k, v, segments_BL, queries, keys_HMK, tile, widened)
     batch, heads, padded, size = inputs[0].shape
     specs = _Specs(padded, size, tile)
     out, logsum = pl.pallas_call(
@@ -59,24 +60,27 @@ def _forward(q, k, v, segments_BL, queries, keys_HMK, tile, interpret, name):
         in_specs=specs.inputs(),
         out_specs=[specs.rows(size), specs.rows(1)],
         out_shape=[
-            jax.ShapeDtypeStruct((batch, heads, padded, size), q.dtype),
+            jax.ShapeDtypeStruct((batch, heads, padded, size), inputs[0].dtype),
             jax.ShapeDtypeStruct((batch, heads, padded, 1), jnp.float32),
         ],
         interpret=interpret,
-        name=f"{name}_forward",
+        name=f"relative{widened * '_v3'}_forward",
     )(*inputs)
-    saved = (q, k, v, segments_BL, queries, keys_HMK, out[:, :, :length], logsum[:, :, :length, 0])
-    return out[:, :, :length], saved
+    out = out[:, :, :length].astype(q.dtype)
+    return out, (q, k, v, segments_BL, queries, keys_HMK, out, logsum[:, :, :length, 0])
 
 
-def _backward(tile, interpret, name, saved, dout_BHLK):
+def _backward(tile, interpret, widened, saved, dout_BHLK):
     q, k, v, segments_BL, queries, keys_HMK, out_BHLK, logsum_BHL = saved
     length = q.shape[2]
-    inputs = _inputs(q, k, v, segments_BL, queries, keys_HMK, tile)
+    inputs = _inputs(q, k, v, segments_BL, queries, keys_HMK, tile, widened)
     batch, heads, padded, size = inputs[0].shape
     specs = _Specs(padded, size, tile)
     inner_BHL = (out_BHLK.astype(jnp.float32) * dout_BHLK.astype(jnp.float32)).sum(axis=-1)
-    rest = (pad(dout_BHLK, 2, padded), *(pad(x, 2, padded)[..., None] for x in (logsum_BHL, inner_BHL)))
+    rest = (
+        pad(dout_BHLK, 2, padded).astype(inputs[0].dtype),
+        *(pad(x, 2, padded)[..., None] for x in (logsum_BHL, inner_BHL)),
+    )
     whole = jax.ShapeDtypeStruct((batch, heads, padded, size), jnp.float32)
     dq, dqueries, dk, dv, ddescending = pl.pallas_call(
         functools.partial(_backward_kernel, scale=size**-0.5),
@@ -84,32 +88,33 @@ def _backward(tile, interpret, name, saved, dout_BHLK):
         in_specs=[*specs.inputs(), specs.rows(size), specs.rows(1), specs.rows(1)],
         out_specs=[specs.rows(size), specs.rows(size), specs.whole(), specs.whole(), specs.distances()],
         out_shape=[
-            jax.ShapeDtypeStruct(whole.shape, q.dtype),
-            jax.ShapeDtypeStruct(whole.shape, q.dtype),
+            jax.ShapeDtypeStruct(whole.shape, inputs[0].dtype),
+            jax.ShapeDtypeStruct(whole.shape, inputs[0].dtype),
             whole,
             whole,
             jax.ShapeDtypeStruct((heads, padded + tile, size), jnp.float32),
         ],
         interpret=interpret,
-        name=f"{name}_backward",
+        name=f"relative{widened * '_v3'}_backward",
     )(*inputs, *rest)
     dq, dqueries, dk, dv = (x[:, :, :length].astype(q.dtype) for x in (dq, dqueries, dk, dv))
-    dkeys_HLK = ddescending[:, padded - length + 1 : padded + 1][:, ::-1]
+    dkeys_HLK = relative.ascending(ddescending, length, tile)
     return dq, dk, dv, None, dqueries, pad(dkeys_HLK, 1, keys_HMK.shape[1]).astype(keys_HMK.dtype)
 
 
 attend.defvjp(_forward, _backward)
 
 
-def _inputs(q, k, v, segments_BL, queries, keys_HMK, tile):
+def _inputs(q, k, v, segments_BL, queries, keys_HMK, tile, widened):
     """Arrays of whole tiles: q, queries, k, v, distance keys in descending order, segments as column and as row."""
     length = q.shape[2]
     padded = -(-length // tile) * tile
-    # Row m belongs to the distance padded - m; rows of distances beyond the row, or below 0, meet masked scores only.
-    descending = jnp.pad(keys_HMK[:, :length][:, ::-1], ((0, 0), (padded - length + 1, tile - 1), (0, 0)))
+    descending = relative.descending_tiles(keys_HMK, length, tile)
     segments_BL = pad(segments_BL, 1, padded, value=-1)
-    q, queries, k, v = (pad(x, 2, padded) for x in (q, queries, k, v))
-    return q, queries, k, v, descending, segments_BL[:, :, None], segments_BL[:, None]
+    arrays = (*(pad(x, 2, padded) for x in (q, queries, k, v)), descending)
+    if widened:
+        arrays = tuple(x.astype(jnp.float32) for x in arrays)
+    return *arrays, segments_BL[:, :, None], segments_BL[:, None]
 
 
 class _Specs:

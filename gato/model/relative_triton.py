@@ -16,10 +16,12 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
+from gato.model import relative
 from gato.model.blockwise import MASKED, pad
 from gato.model.relative_tiles import from_left, iota, seen
 from gato.model.triton_gather import take_columns
 
+_DISTANCES = 4  # the place of the distance keys among the inputs; all rows share them
 _NARROWEST = 16  # columns of a matrix product in Triton; a power of 2 beyond
 
 
@@ -69,7 +71,7 @@ def _backward(tile, interpret, saved, dout_BHLK):
     ends = (0, 1), (1, 0)
     left, right = (jnp.pad(x, ((0, 0), end, (0, 0), (0, 0))) for x, end in zip((left, right), ends, strict=True))
     ddescending = (left + right).reshape(left.shape[0], padded + tile, width)[..., :size]
-    dkeys_HLK = ddescending[:, padded - length + 1 : padded + 1][:, ::-1]
+    dkeys_HLK = relative.ascending(ddescending, length, tile)
     dq, dqueries, dk, dv = (x[:, :, :length, :size] for x in (dq, dqueries, dk, dv))
     return dq, dk, dv, None, dqueries, pad(dkeys_HLK, 1, keys_HMK.shape[1]).astype(keys_HMK.dtype)
 
@@ -82,8 +84,7 @@ def _inputs(q, k, v, segments_BL, queries, keys_HMK, tile):
     length, size = q.shape[2:]
     padded = -(-length // tile) * tile
     width = max(_NARROWEST, pl.next_power_of_2(size))
-    # Row m belongs to the distance padded - m; rows of distances beyond the row, or below 0, meet masked scores only.
-    descending = jnp.pad(keys_HMK[:, :length][:, ::-1], ((0, 0), (padded - length + 1, tile - 1), (0, width - size)))
+    descending = pad(relative.descending_tiles(keys_HMK, length, tile), 2, width)
     q, queries, k, v = (pad(pad(x, 2, padded), 3, width) for x in (q, queries, k, v))
     return q, queries, k, v, descending, pad(segments_BL, 1, padded, value=-1)
 
@@ -106,7 +107,7 @@ class _Call:
         return pl.pallas_call(
             functools.partial(kernel, tile=self.tile, scale=self.scale),
             grid=(length // self.tile, batch, heads),
-            in_specs=[self._whole(x) for x in inputs],
+            in_specs=[self._whole(x, shared=x is inputs[_DISTANCES]) for x in inputs],
             out_specs=[
                 pl.BlockSpec((None, None, self.tile, *x.shape[3:]), lambda i, b, h, n=x.ndim: (b, h, i, 0)[:n])
                 for x in outputs
@@ -118,10 +119,10 @@ class _Call:
             compiler_params=plgpu.CompilerParams(num_warps=8, num_stages=2),
         )(*inputs)
 
-    def _whole(self, x: jax.Array) -> pl.BlockSpec:
+    def _whole(self, x: jax.Array, shared: bool) -> pl.BlockSpec:
         if x.ndim == 2:  # segments
             return pl.BlockSpec((None, x.shape[1]), lambda i, b, h: (b, 0))
-        if x.shape[:2] != self.shape[:2]:  # distance keys
+        if shared:
             return pl.BlockSpec((None, *x.shape[1:]), lambda i, b, h: (h, 0, 0))
         return pl.BlockSpec((None, None, *x.shape[2:]), lambda i, b, h, n=x.ndim: (b, h, 0, 0)[:n])
 

@@ -216,8 +216,9 @@ class _Loop:
 
     def run(self, state: TrainState) -> TrainResult:
         config, setup, start = self._config, self._setup, self._start
+        # The run may have ended between the step's save and its validation; or another `validation_every` asks for it.
         if start and self._validates(start) and not self._validated(start):
-            self._validate(start, state.params)  # the run ended between the step's save and this
+            self._validate(start, state.params)
         if start >= config.steps:
             self._line.say(f"step {start} of {config.steps}: nothing left to do")
             return TrainResult(self._run_dir, start, self._last)
@@ -257,8 +258,10 @@ class _Loop:
                         self._profile.close()
                 if save:
                     self._checkpoints.save(step, state, setup.loader.state(), setup.meta)
-                if validate:  # after the save, which it shall not cost by failing or being killed
+                if validate and (stopped is None or step == config.steps):  # a run that is stopped has little time left
                     with self._pause():
+                        if save:  # the step shall be safe, should its validation fail or be killed
+                            self._checkpoints.wait()
                         self._validate(step, state.params)
             if last:
                 break
@@ -364,7 +367,7 @@ class _Loop:
 
     def _validated(self, step: int) -> bool:
         """Whether the metrics of this run have a validation of the step; process 0 decides, which writes them."""
-        lines = read_metrics(self._run_dir / METRICS_FILE)
+        lines = read_metrics(self._run_dir / METRICS_FILE) if jax.process_index() == 0 else []
         found = np.int32(any(line["step"] == step and "validation" in line for line in lines))
         return bool(multihost_utils.broadcast_one_to_all(found) if jax.process_count() > 1 else found)
 

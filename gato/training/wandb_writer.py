@@ -21,8 +21,8 @@ class WandbWriter:
 
     A resumed run goes on in the same run of the service, whose id is kept in the run directory. The steps that the
     interrupted attempt did after its last checkpoint are sent again, and the service drops them: their losses are the
-    same to the bit. Not so where there was no checkpoint: what starts from scratch may have another configuration, and
-    is another run there.
+    same to the bit. It also drops a validation that is made up for at the step at which a run goes on. Where there was
+    no checkpoint, what starts from scratch may have another configuration, and is another run there.
     """
 
     def __init__(self, run_dir: Path, config: TrainConfig, resume_step: int) -> None:

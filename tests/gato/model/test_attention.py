@@ -203,7 +203,8 @@ def test_choice_of_the_backend():
         (xl.replace(attention="fused"), "gpu", "relative_triton"),
         (rope_16.replace(attention="fused"), "gpu", "triton"),
         (rope_16.replace(attention="xla"), "tpu", "blocks"),
-        (rope_16, "tpu_v3", "splash"),
+        (rope_16, "tpu_v3", "blocks"),
+        (rope_16.replace(dtype="float32"), "tpu_v3", "splash"),
         (xl, "tpu_v3", "blocks"),
         (xl.replace(attention="fused"), "tpu_v3", "relative_v3"),
     ):

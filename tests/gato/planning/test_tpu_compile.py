@@ -67,20 +67,25 @@ def test_a_step_compiles_with_its_collectives() -> None:
 
 
 @pytest.mark.parametrize(
-    ("position", "asked", "want"),
+    ("where", "position", "asked", "want"),
     [
-        ("rope", "auto", {"splash"}),
-        ("transformer_xl", "fused", {"relative"}),
-        ("transformer_xl", "auto", set()),
-        ("rope", "xla", set()),
+        ("v5e:2x4", "rope", "auto", {"splash"}),
+        ("v5e:2x4", "transformer_xl", "fused", {"relative"}),
+        ("v5e:2x4", "transformer_xl", "auto", set()),
+        ("v5e:2x4", "rope", "xla", set()),
+        ("v4:2x2x2", "transformer_xl", "fused", {"relative"}),
+        ("v3:2x2", "transformer_xl", "fused", {"relative_v3"}),
+        ("v3:2x2", "rope", "auto", set()),
     ],
 )
-def test_the_compiled_step_holds_the_fused_kernel_that_was_chosen(position: str, asked: str, want: set[str]) -> None:
+def test_the_compiled_step_holds_the_fused_kernel_that_was_chosen(
+    where: str, position: str, asked: str, want: set[str]
+) -> None:
     """On several devices, behind remat and inside the scanned layers, as large runs have it."""
     config = experiment("quickstart", 16, layers=3, position=position, attention=asked)
-    mesh = make_mesh(2, 2, 2, devices=describe(parse("v5e:2x4")))
+    mesh = make_mesh(2, 2, 2, devices=describe(parse(where)))
     assert {choose(config.model, platform(mesh))} - {"blocks"} == want
-    assert platform(make_mesh(2, 2, 2, devices=describe(parse("v3:2x2")))) == "tpu_v3"
+    assert platform(mesh) == ("tpu_v3" if where.startswith("v3") else "tpu")
     step = compile_step(config, plan_steps(config, mesh), targets=512, patches=64)
     assert fused_in(step.text) == want
 

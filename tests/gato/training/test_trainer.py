@@ -93,6 +93,9 @@ def test_a_validation_that_fails_costs_no_checkpoint_and_is_made_up_for(
     finished_run, train_config, tmp_path, monkeypatch
 ):
     config = train_config.replace(validation_every=4, validation_batches=2)
+    uninterrupted = tmp_path / "uninterrupted"
+    train(config, uninterrupted)
+    tmp_path = tmp_path / "crashed"
 
     class Crash(Exception):
         pass
@@ -122,6 +125,7 @@ def test_a_validation_that_fails_costs_no_checkpoint_and_is_made_up_for(
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines if "validation" in line] == [4, 8]
     assert result.metrics["validation"] == validation(tmp_path)[8] == validation(finished_run)[8]
+    assert validation(tmp_path)[4] == validation(uninterrupted)[4]
     assert_same_run(tmp_path, finished_run)
 
 
