@@ -54,8 +54,10 @@ def memory(
     inputs = model.width * itemsize * tokens
     # Queries, keys, values and what the attention leaves behind; gate and value.
     products = inputs + (3 * inner + 2 * half) * itemsize * tokens
+    # What JAX's differentiation keeps of a block: around norms and sums, in float32 too; the feed-forward's eight.
+    residuals = (model.width * (6 * 4 + 6 * itemsize) + (queries * inner + 8 * half) * itemsize) * tokens
     kept = {
-        "none": block * model.layers,
+        "none": residuals * model.layers,
         "dots": (inputs + products) * model.layers + block,
         "full": inputs * model.layers + block,
     }[model.remat]
@@ -92,7 +94,7 @@ def collectives(config: TrainConfig, mesh: dict[str, int], parameters: int) -> l
 
     passes = 2 * config.accumulate
     add("all-gather", "fsdp", parameters / tensor * itemsize, passes)
-    add("reduce-scatter", "fsdp", parameters / tensor * 4, config.accumulate)
+    add("reduce-scatter", "fsdp", parameters / tensor * itemsize, config.accumulate)
     add("all-reduce", "data", 2 * parameters / tensor / fsdp * 4, config.accumulate)
     sums = 4 + (2 if model.remat == "full" else 0)
     add("all-reduce", "tensor", 2 * tokens * model.width * itemsize, sums * model.layers)

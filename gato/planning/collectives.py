@@ -65,8 +65,10 @@ def collectives(program: Program, mesh_shape: dict[str, int]) -> list[Collective
             source = _SOURCE.search(inner.text)
             channel = _CHANNEL.search(inner.text)
             # GPUs start theirs outside of fusions, in one piece, and some that have nothing in common share a channel.
-            piece = channel and not inner.opcode.endswith("-start")
-            key = (kind, channel[1]) if piece else (kind, inner.name, id(inner))
+            if channel is None or inner.opcode.endswith("-start"):
+                key: object = (kind, inner.name, id(inner))
+            else:
+                key = (kind, channel[1])
             if key not in found or found[key].runs < runs:
                 found[key] = Collective(kind, axis, group, round(sent * runs), runs, source[1] if source else "")
     return sorted((one for one in found.values() if one.bytes), key=lambda one: -one.bytes)

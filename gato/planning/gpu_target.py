@@ -18,7 +18,7 @@ class Multiprocessors(NamedTuple):
     """
 
     capability: int
-    count: int
+    number: int
     lanes: int
     shared: int
     cache: int
@@ -45,7 +45,7 @@ def text(chip: Chip) -> str:
     return f"""
 gpu_device_info {{
   cuda_compute_capability {{ major: {gpu.capability} feature_extension: {extension} }}
-  core_count: {gpu.count}
+  core_count: {gpu.number}
   fpus_per_core: {gpu.lanes}
   clock_rate_ghz: {gpu.clock}
   shared_memory_per_core: {gpu.shared}

@@ -82,12 +82,12 @@ def test_what_does_not_fit_is_said_and_not_raised() -> None:
     assert plan.needs.bytes > plan.limit
 
 
-@pytest.mark.parametrize("position", ["rope", "transformer_xl"])
-def test_an_estimate_is_near_what_is_compiled(position: str) -> None:
-    """Where the patch encoder and, with Transformer-XL, scores in tiles need most of the memory."""
-    config = experiment("gato_79m", 32, layers=3, position=position).replace(length=1024)
+@pytest.mark.parametrize(("position", "remat"), [("rope", "none"), ("transformer_xl", "full")])
+def test_an_estimate_is_near_what_is_compiled(position: str, remat: str) -> None:
+    """Where the patch encoder and what is kept of each layer, or scores in tiles, need most of the memory."""
+    config = experiment("gato_79m", 32, layers=3, position=position, remat=remat).replace(length=1024)
     compiled, estimated = (
         make_plan(config, parse("h200:1x4"), MeshConfig(), target_share=0.2, patch_share=0.5, compiled=really)
         for really in (True, False)
     )
-    assert estimated.needs.bytes == pytest.approx(compiled.needs.bytes, rel=0.15)
+    assert estimated.needs.bytes == pytest.approx(compiled.needs.bytes, rel=0.2)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from gato.launch import cli
 from gato.model.config import ModelError
 from gato.model.presets import preset
 from gato.planning import report
-from gato.planning.compiled_step import CompilerError, compile_step, plan_steps
+from gato.planning.compiled_step import CompilerError, abstract_arguments, compile_step, plan_steps
 from gato.planning.paper_rows import ROWS, capacity_shares, mean_shares
 from gato.planning.plan import Plan, make_plan
 from gato.planning.search import compile_in_turn, require_one_that_fits, search
@@ -302,6 +303,31 @@ def test_remat_saves_memory_for_arithmetic() -> None:
     assert none.needs.bytes > dots.needs.bytes > full.needs.bytes
     assert none.executed_flops < dots.executed_flops < full.executed_flops
     assert none.useful_flops == full.useful_flops, "what is computed again does not count"
+
+
+def stacked_bytes(jaxpr: Any, turns: int) -> int:
+    """What scans of so many turns stack up for the backward pass."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "scan" and equation.params["length"] == turns:
+            stacked = [one.aval for one in equation.outvars[equation.params["num_carry"] :]]
+            total += sum(one.size * one.dtype.itemsize for one in stacked)
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda one: hasattr(one, "eqns")):
+            if hasattr(inner, "eqns"):  # of a closed one, too
+                total += stacked_bytes(getattr(inner, "jaxpr", inner), turns)
+    return total
+
+
+@pytest.mark.parametrize("position", ["rope", "transformer_xl"])
+def test_without_remat_all_that_differentiation_keeps_is_estimated(position: Any) -> None:
+    config = experiment("gato_79m", position=position, remat="none").replace(batch_size=32)
+    steps = plan_steps(config, make_mesh(devices=jax.devices()[:1]))
+    kept = stacked_bytes(jax.make_jaxpr(steps.train_step)(*abstract_arguments(config, steps, 64, 64)).jaxpr, 7)
+    none, full = (
+        make_plan(one, parse("h200:1x1"), MeshConfig(), target_share=0.1, patch_share=0.1).needs.bytes
+        for one in (config, config.replace(model=config.model.replace(remat="full")))
+    )
+    assert none - full == pytest.approx(kept, rel=0.15)
 
 
 def test_a_search_in_vain_says_what_would_be_needed() -> None:
