@@ -22,7 +22,7 @@ from gato.training.config import TrainConfig
 from gato.training.run_directory import prepare
 from gato.training.step import TrainState
 
-with contextlib.suppress(ImportError):  # the environments of Beam, Ray and the TPU compiler have no hypothesis
+with contextlib.suppress(ImportError):  # environments of Beam, Ray and the compilers have no hypothesis
     from hypothesis import HealthCheck, settings
 
     # How long an example takes says how busy the machine is; what hangs is ended by pytest-timeout.
