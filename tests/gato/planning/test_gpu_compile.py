@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gato.chips import CHIPS, Chip, find
 from gato.data_pipelines.mixture import SourceConfig
-from gato.model.attention import choose, fused_in, platform
+from gato.model.attention import Backend, choose, fused_in, platform, run
+from gato.model.blockwise import Position
 from gato.model.presets import preset
 from gato.planning.compiled_step import compile_step, plan_steps
 from gato.planning.plan import make_plan
@@ -14,6 +21,7 @@ from gato.planning.topology import describe, parse
 from gato.sharding import make_mesh
 from gato.tokenizers.vocabulary import Vocabulary
 from gato.training.config import MeshConfig, TrainConfig
+from gato.training.out_of_memory import OutOfMemoryError, levers_named
 
 pytestmark = [
     pytest.mark.slow,
@@ -72,6 +80,36 @@ def test_the_compiled_step_holds_the_fused_kernel_that_was_chosen(position: str,
     assert {choose(config.model, platform(mesh))} - {"blocks"} == want
     step = compile_step(config, plan_steps(config, mesh), targets=512, patches=64)
     assert fused_in(step.text) == want
+
+
+def both_passes_of_attention(chip: str, backend: Backend, head_dim: int) -> None:
+    """Compiles them for one GPU."""
+    place = NamedSharding(Mesh(np.array(describe(parse(f"{chip}:1x1"))), ("data",)), PartitionSpec())
+
+    def array(*shape: int, dtype: Any = jnp.bfloat16) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+
+    def loss(arrays: Any, segments: jax.Array) -> jax.Array:
+        q, k, v, queries, keys = arrays
+        out = run(q, k, v, segments, Position(queries, keys), None, backend)
+        return out.astype(jnp.float32).sum()
+
+    x_BHLK, keys_HMK = array(2, 4, 512, head_dim), array(4, 512, head_dim)
+    jax.jit(jax.grad(loss)).lower((x_BHLK,) * 4 + (keys_HMK,), array(2, 512, dtype=jnp.int32)).compile()
+
+
+@pytest.mark.parametrize("head_dim", [32, 128])
+@pytest.mark.parametrize("backend", ["triton", "relative_triton"])
+@pytest.mark.parametrize("chip", ["a100", "h200", "b200"])
+def test_kernels_compile(chip: str, backend: Backend, head_dim: int) -> None:
+    if (chip, backend, head_dim) == ("b200", "relative_triton", 128):
+        with (
+            pytest.raises(OutOfMemoryError, match=r'multiprocessor.*set model.attention="xla"'),
+            levers_named(experiment("gato_1_2b", 1)),
+        ):
+            both_passes_of_attention(chip, backend, head_dim)
+    else:
+        both_passes_of_attention(chip, backend, head_dim)
 
 
 def test_what_does_not_fit_is_said_and_not_raised() -> None:
