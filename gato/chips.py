@@ -59,6 +59,7 @@ class Chip:
         return self.peak_flops / 2 if dtype == "float32" and self.vendor == "NVIDIA" else self.peak_flops
 
 
+# GPUs' memory is what their drivers report, rounded down: more than the decimal GB of their names.
 # Order matters for `find`: the first hit wins, and "TPU v5" is also the start of "TPU v5 lite", "H100" of "H100 NVL".
 CHIPS: tuple[Chip, ...] = (
     Chip("v3", "Google", ("TPU v3",), 61.5e12, 16 * GIB, 450 * GB, 83 * GB, 0, 2, devices=2, full_ring=32),
@@ -66,13 +67,13 @@ CHIPS: tuple[Chip, ...] = (
     Chip("v5e", "Google", ("TPU v5 lite", "TPU v5e"), 197e12, 16 * GIB, 819 * GB, 50 * GB, 0, 2, full_ring=16),
     Chip("v5p", "Google", ("TPU v5",), 459e12, 95 * GIB, 2765 * GB, 100 * GB, 0, 3, full_ring=4),
     Chip("v6e", "Google", ("TPU v6",), 918e12, 32 * GIB, 1640 * GB, 100 * GB, 0, 2, full_ring=16),
-    Chip("a100", "NVIDIA", ("A100",), 312e12, 80 * GB, 2039 * GB, 300 * GB, 25 * GB),
-    Chip("h100-pcie", "NVIDIA", ("H100 PCIe",), 756e12, 80 * GB, 2000 * GB, 64 * GB, 50 * GB),
-    Chip("h100-nvl", "NVIDIA", ("H100 NVL",), 835e12, 94 * GB, 3900 * GB, 64 * GB, 50 * GB),
-    Chip("h100", "NVIDIA", ("H100",), 989e12, 80 * GB, 3350 * GB, 450 * GB, 50 * GB),
-    Chip("h200-nvl", "NVIDIA", ("H200 NVL",), 835e12, 141 * GB, 4800 * GB, 64 * GB, 50 * GB),
-    Chip("h200", "NVIDIA", ("H200",), 989e12, 141 * GB, 4800 * GB, 450 * GB, 50 * GB),
-    Chip("b200", "NVIDIA", ("B200",), 2250e12, 180 * GB, 8000 * GB, 900 * GB, 50 * GB),
+    Chip("a100", "NVIDIA", ("A100",), 312e12, 79 * GIB, 2039 * GB, 300 * GB, 25 * GB),
+    Chip("h100-pcie", "NVIDIA", ("H100 PCIe",), 756e12, 79 * GIB, 2000 * GB, 64 * GB, 50 * GB),
+    Chip("h100-nvl", "NVIDIA", ("H100 NVL",), 835e12, 93 * GIB, 3900 * GB, 64 * GB, 50 * GB),
+    Chip("h100", "NVIDIA", ("H100",), 989e12, 79 * GIB, 3350 * GB, 450 * GB, 50 * GB),
+    Chip("h200-nvl", "NVIDIA", ("H200 NVL",), 835e12, 140 * GIB, 4800 * GB, 64 * GB, 50 * GB),
+    Chip("h200", "NVIDIA", ("H200",), 989e12, 140 * GIB, 4800 * GB, 450 * GB, 50 * GB),
+    Chip("b200", "NVIDIA", ("B200",), 2250e12, 178 * GIB, 8000 * GB, 900 * GB, 50 * GB),
 )
 
 

@@ -22,6 +22,7 @@ def run(arguments: argparse.Namespace) -> None:
     with without_data():
         config = load_config(arguments.config, arguments.overrides)
     from gato.planning import report, topology
+    from gato.planning.compiled_step import CompilerError
     from gato.planning.plan import make_plan
     from gato.planning.search import require_one_that_fits, search
     from gato.training.config import MeshConfig
@@ -48,9 +49,9 @@ def run(arguments: argparse.Namespace) -> None:
         try:
             plans = [make_plan(experiment, where, mesh or experiment.mesh, **shares)]
         except topology.PlanError as error:
-            if where.is_tpu:
+            if where.is_tpu or isinstance(error, CompilerError):
                 raise
-            _say(f"{error}; so it is estimated")  # a GPU that is there may be needed, for its plugin or its compiler
+            _say(f"{error}; so it is estimated")
             plans = [make_plan(experiment, where, mesh or experiment.mesh, compiled=False, **shares)]
         _say(f"done in {time.perf_counter() - began:.0f} s")
     print(report.to_text(plans[0], name, arguments.tokens))

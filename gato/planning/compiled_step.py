@@ -17,6 +17,7 @@ from gato.tokenizers.text import TextTokenizer
 from gato.tokenizers.vocabulary import Vocabulary
 from gato.training.config import TrainConfig
 from gato.training.cost import Memory, compiled_memory
+from gato.training.out_of_memory import LESS_SHARED, SHARED
 from gato.training.steps import Steps, make_steps
 
 # The compiler's ways to say that a step needs too much; the second counts temporaries alone.
@@ -69,7 +70,8 @@ def compile_step(config: TrainConfig, steps: Steps, targets: int, patches: int) 
     except jax.errors.JaxRuntimeError as error:
         needed = _NEEDED.search(str(error))
         if "RESOURCE_EXHAUSTED" not in str(error) or not needed:
-            raise CompilerError(f"the compiler failed: {str(error).splitlines()[0]}") from error
+            way_out = f"; {LESS_SHARED}" if SHARED in str(error) else ""
+            raise CompilerError(f"the compiler failed: {str(error).splitlines()[0]}{way_out}") from error
         return CompiledStep(None, round(float(needed[1]) * _UNITS[needed[2]]), "", time.perf_counter() - began)
     memory = compiled_memory(compiled)
     assert memory is not None, "compilers of TPUs and GPUs say what they plan"

@@ -51,6 +51,10 @@ def gpu_bandwidth(topology: Topology, mesh_shape: Mapping[str, int], axes: Seque
     per_node = topology.shape[1]
     stride = math.prod(mesh_shape[name] for name in names[names.index(axes[-1]) + 1 :])
     size = math.prod(mesh_shape[name] for name in axes)
-    inside = per_node % (stride * size) == 0  # else some group straddles two nodes
     chip = topology.chip
-    return chip.link_bandwidth if inside else chip.node_bandwidth
+    if per_node % (stride * size) == 0:
+        return chip.link_bandwidth
+    # What leaves a node goes through the network cards of all the group's members there; some groups that straddle two
+    # nodes have only one in the second.
+    whole = per_node % stride == 0 and stride * size % per_node == 0
+    return min(chip.link_bandwidth, chip.node_bandwidth * (per_node // stride if whole else 1))

@@ -147,8 +147,8 @@ def make_plan(
       compiled: False estimates everything from the shapes; so it is where the topology is not `compiled`.
 
     Raises:
-      GatoError: topology, mesh and batch do not fit each other, libtpu is not installed, or training would refuse the
-        model there; `CompilerError` where the compiler fails, and not for the memory.
+      GatoError: topology, mesh and batch do not fit each other, the compiler is not installed, or training would refuse
+        the model there; `CompilerError` where the compiler fails, and not for the memory.
     """
     config = config.replace(mesh=mesh)
     compiled = compiled and topology.compiled

@@ -101,6 +101,8 @@ def to_text(plan: Plan, name: str, budget: float = PAPER_TOKENS) -> str:
 
 def _memory_lines(plan: Plan, device: str) -> list[str]:
     source = "as compiled by XLA for it" if plan.compiled else "estimated from the shapes; nothing was compiled"
+    if plan.compiled and not plan.topology.is_tpu:
+        source += ", without autotuning and what libraries take as workspace"
     verdict = "fits" if plan.fits else "DOES NOT FIT"
     total = f"  {'total':<34}{_gib(plan.needs.bytes)} of {_gib(plan.limit).strip()}: {verdict}"
     if not plan.topology.is_tpu:

@@ -10,6 +10,9 @@ import jax
 from gato.tokenizers.errors import GatoError
 from gato.training.config import TrainConfig
 
+SHARED = "Shared memory"  # of a GPU's multiprocessor; XLA says so where a kernel needs more
+LESS_SHARED = 'a fused kernel needs more of a multiprocessor\'s memory than this GPU has: set model.attention="xla"'
+
 
 class OutOfMemoryError(GatoError):
     """A device cannot hold the state or what a step computes with."""
@@ -23,11 +26,8 @@ def levers_named(config: TrainConfig) -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        if "Shared memory" in str(error):
-            raise OutOfMemoryError(
-                f"a fused GPU kernel needs more of a multiprocessor's memory than this GPU has ({_first_line(error)}): "
-                f'set model.attention="xla" (now "{config.model.attention}")'
-            ) from error
+        if SHARED in str(error):
+            raise OutOfMemoryError(f"{_first_line(error)}: {LESS_SHARED}") from error
         raise OutOfMemoryError(
             f"not enough memory on a device ({_first_line(error)}): raise accumulate (now "
             f'{config.accumulate}), set model.remat="full" (now "{config.model.remat}"), give mesh more fsdp (now '

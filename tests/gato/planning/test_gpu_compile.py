@@ -62,7 +62,9 @@ def test_a_step_compiles_with_its_collectives() -> None:
     assert any(one.runs == config.model.layers - 1 for one in found), "inside the scanned layers"
     weights = 2 * plan.parameters / 2  # bfloat16, of which `tensor` leaves a half
     gathered = sum(one.bytes for one in found if (one.kind, one.axis) == ("all-gather", "fsdp"))
-    assert gathered < 3 * weights, "the half that is elsewhere, for two passes, and what is not split by `tensor`"
+    assert 0.9 * weights < gathered < 3 * weights, (
+        "the half that is elsewhere, for two passes, and what is not split by `tensor`"
+    )
 
 
 @pytest.mark.parametrize(

@@ -152,10 +152,12 @@ def test_float32_is_computed_in_tf32() -> None:
 
 def test_a_gpu_keeps_a_tenth_of_its_memory() -> None:
     plan = make_plan(experiment("gato_79m"), parse("h200:1x1"), MeshConfig(1, 1, 1))
-    almost = dataclasses.replace(plan, needs=dataclasses.replace(plan.needs, bytes=int(0.91 * 141e9)))
+    almost = dataclasses.replace(
+        plan, needs=dataclasses.replace(plan.needs, bytes=int(0.91 * plan.topology.chip.memory))
+    )
     assert not almost.fits
     text = report.to_text(almost, "x")
-    assert "GiB: DOES NOT FIT (of all 131.3" in text
+    assert "GiB: DOES NOT FIT (of all 140.0" in text
     assert "with XLA_CLIENT_MEM_FRACTION=0.9" in text
 
 

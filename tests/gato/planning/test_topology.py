@@ -108,4 +108,7 @@ def test_gpus_leave_their_node_where_the_axis_does() -> None:
     mesh = {"data": 4, "fsdp": 8, "tensor": 1}
     assert gpu_bandwidth(nodes, mesh, ["fsdp"]) == nodes.chip.link_bandwidth
     assert gpu_bandwidth(nodes, mesh, ["data"]) == nodes.chip.node_bandwidth
-    assert gpu_bandwidth(nodes, {"data": 1, "fsdp": 32, "tensor": 1}, ["fsdp"]) == nodes.chip.node_bandwidth
+    assert gpu_bandwidth(nodes, {"data": 1, "fsdp": 32, "tensor": 1}, ["fsdp"]) == 8 * nodes.chip.node_bandwidth
+    assert gpu_bandwidth(nodes, mesh, ["data", "fsdp"]) == 8 * nodes.chip.node_bandwidth, "a card a GPU"
+    straddling = {"data": 8, "fsdp": 3, "tensor": 1}
+    assert gpu_bandwidth(parse("h100:3x8"), straddling, ["fsdp"]) == nodes.chip.node_bandwidth

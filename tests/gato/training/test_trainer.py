@@ -25,7 +25,7 @@ from gato.training import setup, trainer
 from gato.training.checkpoint import CheckpointError, Checkpoints, load_for_inference, saved_steps
 from gato.training.config import TrainConfig
 from gato.training.metrics import read_metrics
-from gato.training.out_of_memory import OutOfMemoryError
+from gato.training.out_of_memory import OutOfMemoryError, levers_named
 from gato.training.run_directory import read_config
 from gato.training.trainer import DivergedError, train
 
@@ -162,6 +162,12 @@ def test_signal_saves_at_the_step_boundary(finished_run, train_config, tmp_path,
     assert saved.startswith("saved step 3")
     train(train_config, tmp_path)
     assert_same_run(tmp_path, finished_run)
+
+
+def test_a_kernel_that_a_gpu_cannot_hold_names_the_way_out(train_config):
+    said = "RESOURCE_EXHAUSTED: Shared memory size limit exceeded: requested 271456, available: 232448"
+    with pytest.raises(OutOfMemoryError, match=r'271456.*model.attention="xla"'), levers_named(train_config):
+        raise jax.errors.JaxRuntimeError(said)
 
 
 def test_too_little_memory_names_the_levers_and_they_may_be_used(train_config, tmp_path, monkeypatch):
