@@ -17,6 +17,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh
 
 from gato import sharding
 from gato.data_pipelines.loader import static_size
+from gato.model import attention
 from gato.model.attention import Backend, choose, platform
 from gato.planning import analytic, network, traffic
 from gato.planning import collectives as reader
@@ -87,6 +88,7 @@ class Needs:
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """Attributes:
+    attention: which kernel computes it, in words.
     compiled: whether `needs` are the compiler's; else they are estimates too.
     limit: bytes of a device's memory that a step may need.
     room: for targets and patches, of a device. mean: what there is of them.
@@ -98,6 +100,7 @@ class Plan:
     config: TrainConfig
     topology: Topology
     mesh: dict[str, int]
+    attention: str
     compiled: bool
     parameters: int
     needs: Needs
@@ -174,6 +177,7 @@ def make_plan(
         config=config,
         topology=topology,
         mesh=dict(steps.mesh.shape),
+        attention=attention.describe(config.model, platform(steps.mesh)),
         compiled=compiled,
         parameters=parameters,
         needs=needs,

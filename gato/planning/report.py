@@ -30,6 +30,7 @@ def to_json(plan: Plan, name: str, budget: float = PAPER_TOKENS) -> dict[str, An
         "accumulate": plan.config.accumulate,
         "remat": plan.config.model.remat,
         "position": plan.config.model.position,
+        "attention": plan.attention,
         "parameters": plan.parameters,
         "targets_per_token": {"mean": plan.mean.targets, "room": plan.room.targets},
         "patches_per_token": {"mean": plan.mean.patches, "room": plan.room.patches},
@@ -89,6 +90,7 @@ def to_text(plan: Plan, name: str, budget: float = PAPER_TOKENS) -> str:
         f"{f', in {config.accumulate} micro-batches' if config.accumulate > 1 else ''}; "
         f"position {config.model.position}, remat {config.model.remat}; room for "
         f"{plan.room.targets:.0%} targets and {plan.room.patches:.0%} patches a token",
+        f"attention: {plan.attention}",
         "",
     ]
     if plan.error:
@@ -178,6 +180,6 @@ def ranking(plans: Sequence[Plan], estimates: Sequence[Plan]) -> str:
         else:
             head += f"  {plan.error or 'does not fit'}"
         lines.append(head)
-    kind = "compiled" if any(plan.compiled for plan in plans) else "estimated"
+    kind = "compiled" if any(plan.topology.compiled for plan in plans) else "estimated"
     lines.append(f"{len(plans)} of {len(estimates)} combinations {kind}, the best by estimate; times are {MODEL_NOTE}")
     return "\n".join(lines)

@@ -131,6 +131,8 @@ def test_scores_of_plain_attention_go_through_memory() -> None:
     assert fused is not None
     assert plain is not None
     assert 4 < plain.memory / fused.memory < 6
+    asking = make_plan(experiment("gato_79m"), parse("v5e:16x16"), MeshConfig(), compiled=False)
+    assert "attention: tiles in plain XLA (model.attention=fused takes relative" in report.to_text(asking, "gato_79m")
     rope, transformer_xl = (
         make_plan(experiment("gato_79m", position=scheme), parse("h200:1x8"), MeshConfig()).seconds
         for scheme in ("rope", "transformer_xl")
