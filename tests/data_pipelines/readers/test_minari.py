@@ -130,7 +130,7 @@ class Shop(gym.Env):
 
 def test_values_count_from_0_as_in_the_environment(home, imported):
     """What is learned from a data set is done in the environment that it came from."""
-    gym.register("Shop-v0", Shop)
+    gym.register("Shop-v0", f"{__name__}:{Shop.__name__}")  # Minari writes it down
     try:
         recorder = minari.DataCollector(gym.make("Shop-v0"))
         recorder.reset(seed=0)
